@@ -1,0 +1,206 @@
+"""Cal-QL: calibrated conservative Q-learning (Nakamoto et al. 2023, arXiv 2303.05479).
+
+SAC whose critics also push Q down on actions that the data does not hold (CQL, arXiv 2006.04779,
+with importance sampling), but not below the value V_ref of the data's own policy. A conservative
+sample gets TD error + α R, any other one the TD error only (StratDiff, METHOD 6).
+"""
+
+import dataclasses
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from stratdiff.agents.base import ActorCritic, Metrics, mean_over_batch, polyak, td_target
+from stratdiff.data.batch import Transition
+from stratdiff.networks import CriticEnsemble, SquashedGaussianPolicy, adam_update
+
+
+@dataclasses.dataclass(frozen=True)
+class CalQLConfig:
+    """Cal-QL's hyperparameters."""
+
+    actor_learning_rate: float = 1e-4
+    """Adam learning rate of the actor and the entropy temperature."""
+    critic_learning_rate: float = 3e-4
+    """Adam learning rate of the critics and the Lagrange multiplier."""
+    actor_hidden: tuple[int, ...] = (256, 256)
+    """Hidden layer widths of the actor."""
+    critic_hidden: tuple[int, ...] = (256, 256)
+    """Hidden layer widths of the critics."""
+    discount: float = 0.99
+    """Discount γ."""
+    polyak: float = 0.005
+    """Rate at which target critics follow."""
+    alpha: float = 10.0
+    """Weight α of the conservative term; with `lagrange`, the factor on the tuned multiplier."""
+    lagrange: bool = False
+    """Tune a multiplier so that the conservative gap stays at `lagrange_threshold`."""
+    lagrange_threshold: float = 0.8
+    """Target of the conservative gap when `lagrange` is on."""
+    calibrate: bool = True
+    """Bound Q of policy actions by V_ref from below. Off: plain CQL."""
+    sampled_actions: int = 10
+    """Actions per state from each of: uniform, π(·|s), π(·|s')."""
+    max_target_backup: bool = False
+    """TD target from the best of `sampled_actions` actions instead of one."""
+
+
+class CalQLState(eqx.Module):
+    """Networks, target critics, log multipliers and optimiser moments."""
+
+    actor: SquashedGaussianPolicy
+    critic: CriticEnsemble
+    target_critic: CriticEnsemble
+    log_temperature: Float[Array, ""]
+    log_multiplier: Float[Array, ""]
+    actor_opt: optax.OptState
+    critic_opt: optax.OptState
+    temperature_opt: optax.OptState
+    multiplier_opt: optax.OptState
+
+
+def conservative_gap(
+    q_data: Float[Array, "*batch"],
+    q_uniform: Float[Array, "*batch n"],
+    q_policy: Float[Array, "*batch m"],
+    log_prob_policy: Float[Array, "*batch m"],
+    action_dim: int,
+    v_ref: Float[Array, "*#batch"],
+) -> Float[Array, "*batch"]:
+    """R = logsumexp over sampled actions of (Q - log density) minus Q(s, a) (METHOD 6).
+
+    Uniform actions have log-density -A log 2. Q of policy actions is bounded by `v_ref` from
+    below (-inf: no calibration) before the logsumexp, as Cal-QL does (its eq. 5.1).
+    """
+    q_policy = jnp.maximum(q_policy, v_ref[..., None])
+    candidates = jnp.concatenate(
+        [q_uniform + action_dim * math.log(2.0), q_policy - log_prob_policy], axis=-1
+    )
+    return jax.nn.logsumexp(candidates, axis=-1) - q_data
+
+
+@dataclasses.dataclass(frozen=True)
+class CalQL(ActorCritic):
+    """The `Agent`."""
+
+    config: CalQLConfig
+    obs_dim: int
+    action_dim: int
+
+    def init(self, key: PRNGKeyArray) -> CalQLState:
+        """A fresh state."""
+        c, (k1, k2) = self.config, jax.random.split(key)
+        actor = SquashedGaussianPolicy(self.obs_dim, self.action_dim, c.actor_hidden, k1)
+        critic = CriticEnsemble(self.obs_dim, self.action_dim, c.critic_hidden, 2, k2)
+        adam, zero = optax.scale_by_adam(), jnp.zeros(())
+        return CalQLState(
+            actor=actor,
+            critic=critic,
+            target_critic=jax.tree.map(jnp.copy, critic),
+            log_temperature=zero,
+            log_multiplier=jnp.zeros(()),
+            actor_opt=adam.init(actor),
+            critic_opt=adam.init(critic),
+            temperature_opt=adam.init(zero),
+            multiplier_opt=adam.init(zero),
+        )
+
+    def update(
+        self, state: CalQLState, batch: Transition, key: PRNGKeyArray, n_conservative: int
+    ) -> tuple[CalQLState, Metrics]:
+        """Critics, actor, entropy temperature and Lagrange multiplier, from the same old state."""
+        c, k, size = self.config, n_conservative, len(batch.reward)
+        target_key, actor_key, uniform_key, now_key, next_key = jax.random.split(key, 5)
+
+        n_target = c.sampled_actions if c.max_target_backup else 1
+        next_action, _ = state.actor.sample_n(batch.next_obs, target_key, n_target)
+        next_q = self.q(state, batch.next_obs[:, None], next_action).max(-1)
+        target = td_target(batch.reward, c.discount, batch.terminal.astype(float), next_q)
+
+        # Everything conservative is computed on the first k rows only.
+        obs, mc_return = batch.obs[:k], batch.mc_return[:k]
+        uniform = jax.random.uniform(
+            uniform_key, (k, c.sampled_actions, self.action_dim), minval=-1.0, maxval=1.0
+        )
+        now, now_log_prob = state.actor.sample_n(obs, now_key, c.sampled_actions)
+        later, later_log_prob = state.actor.sample_n(
+            batch.next_obs[:k], next_key, c.sampled_actions
+        )
+        sampled = jax.lax.stop_gradient(jnp.concatenate([uniform, now, later], axis=1))
+        log_prob = jax.lax.stop_gradient(jnp.concatenate([now_log_prob, later_log_prob], axis=1))
+        v_ref = mc_return if c.calibrate else jnp.full_like(mc_return, -jnp.inf)
+        multiplier = jnp.exp(state.log_multiplier) if c.lagrange else jnp.ones(())
+
+        def critic_loss(critic: CriticEnsemble) -> tuple[Float[Array, ""], Metrics]:
+            q_data = critic(batch.obs, batch.action)
+            td = jnp.square(q_data - target).sum(0).mean()
+            if k == 0:
+                return td, {"td_loss": td, "q_mean": q_data.mean()}
+            q_sampled = critic(obs[:, None], sampled)
+            q_uniform, q_policy = jnp.split(q_sampled, [c.sampled_actions], axis=-1)
+            gap = jax.vmap(
+                lambda data, uni, pol: conservative_gap(
+                    data, uni, pol, log_prob, self.action_dim, v_ref
+                )
+            )(q_data[:, :k], q_uniform, q_policy)
+            penalty = mean_over_batch(gap.sum(0), size)
+            metrics = {
+                "td_loss": td,
+                "q_mean": q_data.mean(),
+                "conservative_gap": gap.mean(),
+                "calibrated_fraction": (q_policy < v_ref[None, :, None]).mean(),
+            }
+            return td + c.alpha * multiplier * penalty, metrics
+
+        (q_loss, metrics), grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critic)
+        critic, critic_opt = adam_update(
+            state.critic, grads, state.critic_opt, c.critic_learning_rate
+        )
+
+        temperature = jnp.exp(state.log_temperature)
+
+        def actor_loss(actor: SquashedGaussianPolicy) -> tuple[Float[Array, ""], Float[Array, ""]]:
+            action, log_prob = actor.sample_n(batch.obs, actor_key, 1)
+            q = state.critic(batch.obs, action[:, 0]).min(0)
+            return (temperature * log_prob[:, 0] - q).mean(), log_prob.mean()
+
+        (a_loss, mean_log_prob), grads = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
+        actor, actor_opt = adam_update(state.actor, grads, state.actor_opt, c.actor_learning_rate)
+
+        # Minimise -log α_ent (log π + target entropy), target entropy -A.
+        grad = -(mean_log_prob - self.action_dim)
+        log_temperature, temperature_opt = adam_update(
+            state.log_temperature, grad, state.temperature_opt, c.actor_learning_rate
+        )
+        log_multiplier, multiplier_opt = state.log_multiplier, state.multiplier_opt
+        if c.lagrange and k > 0:
+            # Gradient ascent on the multiplier's exponent, with the mean gap of the k rows.
+            slack = metrics["conservative_gap"] - c.lagrange_threshold
+            log_multiplier, multiplier_opt = adam_update(
+                log_multiplier, -multiplier * slack, multiplier_opt, c.critic_learning_rate
+            )
+
+        new = CalQLState(
+            actor=actor,
+            critic=critic,
+            target_critic=polyak(state.target_critic, critic, c.polyak),
+            log_temperature=log_temperature,
+            log_multiplier=log_multiplier,
+            actor_opt=actor_opt,
+            critic_opt=critic_opt,
+            temperature_opt=temperature_opt,
+            multiplier_opt=multiplier_opt,
+        )
+        return new, {
+            "critic_loss": q_loss,
+            "actor_loss": a_loss,
+            **metrics,
+            "td_target_mean": target.mean(),
+            "entropy": -mean_log_prob,
+            "entropy_temperature": temperature,
+            "lagrange_multiplier": multiplier,
+        }

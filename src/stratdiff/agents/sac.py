@@ -1,0 +1,133 @@
+"""SAC: soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905).
+
+It makes the package's data. With half of each batch from offline data, layer normalisation and ten
+critics it is RLPD (Ball et al. 2023, arXiv 2302.02948). It has no conservative term.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from stratdiff.agents.base import ActorCritic, Metrics, polyak, td_target
+from stratdiff.data.batch import Transition
+from stratdiff.networks import CriticEnsemble, SquashedGaussianPolicy, adam_update
+
+
+@dataclasses.dataclass(frozen=True)
+class SACConfig:
+    """SAC's hyperparameters."""
+
+    learning_rate: float = 3e-4
+    """Adam learning rate of actor, critics and entropy temperature."""
+    actor_hidden: tuple[int, ...] = (256, 256)
+    """Hidden layer widths of the actor."""
+    critic_hidden: tuple[int, ...] = (256, 256)
+    """Hidden layer widths of the critics."""
+    discount: float = 0.99
+    """Discount γ."""
+    polyak: float = 0.005
+    """Rate at which target critics follow."""
+    critics: int = 2
+    """Ensemble size; RLPD uses 10."""
+    target_critics: int = 2
+    """Random members whose minimum is the TD target."""
+    layer_norm: bool = False
+    """Layer normalisation in the critics; RLPD uses it."""
+
+
+class SACState(eqx.Module):
+    """Networks, target critics, log entropy temperature and optimiser moments."""
+
+    actor: SquashedGaussianPolicy
+    critic: CriticEnsemble
+    target_critic: CriticEnsemble
+    log_temperature: Float[Array, ""]
+    actor_opt: optax.OptState
+    critic_opt: optax.OptState
+    temperature_opt: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True)
+class SAC(ActorCritic):
+    """The `Agent`. `n_conservative` is taken and not used."""
+
+    config: SACConfig
+    obs_dim: int
+    action_dim: int
+
+    def init(self, key: PRNGKeyArray) -> SACState:
+        """A fresh state."""
+        c, (k1, k2) = self.config, jax.random.split(key)
+        actor = SquashedGaussianPolicy(self.obs_dim, self.action_dim, c.actor_hidden, k1)
+        critic = CriticEnsemble(
+            self.obs_dim, self.action_dim, c.critic_hidden, c.critics, k2, c.layer_norm
+        )
+        adam, zero = optax.scale_by_adam(), jnp.zeros(())
+        return SACState(
+            actor=actor,
+            critic=critic,
+            target_critic=jax.tree.map(jnp.copy, critic),
+            log_temperature=zero,
+            actor_opt=adam.init(actor),
+            critic_opt=adam.init(critic),
+            temperature_opt=adam.init(zero),
+        )
+
+    def update(
+        self, state: SACState, batch: Transition, key: PRNGKeyArray, n_conservative: int
+    ) -> tuple[SACState, Metrics]:
+        """Critics, then the actor with the new critics, then the entropy temperature."""
+        c = self.config
+        target_key, subset_key, actor_key = jax.random.split(key, 3)
+        temperature = jnp.exp(state.log_temperature)
+
+        next_action, next_log_prob = state.actor.sample_n(batch.next_obs, target_key, 1)
+        next_q = state.target_critic(batch.next_obs, next_action[:, 0])
+        if c.target_critics < c.critics:
+            next_q = next_q[jax.random.permutation(subset_key, c.critics)[: c.target_critics]]
+        soft_value = next_q.min(0) - temperature * next_log_prob[:, 0]
+        target = td_target(batch.reward, c.discount, batch.terminal.astype(float), soft_value)
+
+        def critic_loss(critic: CriticEnsemble) -> tuple[Float[Array, ""], Float[Array, ""]]:
+            predicted = critic(batch.obs, batch.action)
+            return jnp.square(predicted - target).sum(0).mean(), predicted.mean()
+
+        (q_loss, q_mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critic)
+        critic, critic_opt = adam_update(state.critic, grads, state.critic_opt, c.learning_rate)
+
+        def actor_loss(actor: SquashedGaussianPolicy) -> tuple[Float[Array, ""], Float[Array, ""]]:
+            action, log_prob = actor.sample_n(batch.obs, actor_key, 1)
+            q = critic(batch.obs, action[:, 0])
+            # RLPD's actor follows the ensemble's mean, SAC's the smaller of two critics.
+            value = q.min(0) if c.critics == 2 else q.mean(0)
+            return (temperature * log_prob[:, 0] - value).mean(), log_prob.mean()
+
+        (a_loss, mean_log_prob), grads = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
+        actor, actor_opt = adam_update(state.actor, grads, state.actor_opt, c.learning_rate)
+        log_temperature, temperature_opt = adam_update(
+            state.log_temperature,
+            -(mean_log_prob - self.action_dim),
+            state.temperature_opt,
+            c.learning_rate,
+        )
+        new = SACState(
+            actor=actor,
+            critic=critic,
+            target_critic=polyak(state.target_critic, critic, c.polyak),
+            log_temperature=log_temperature,
+            actor_opt=actor_opt,
+            critic_opt=critic_opt,
+            temperature_opt=temperature_opt,
+        )
+        return new, {
+            "critic_loss": q_loss,
+            "actor_loss": a_loss,
+            "q_mean": q_mean,
+            "td_target_mean": target.mean(),
+            "entropy": -mean_log_prob,
+            "entropy_temperature": temperature,
+        }

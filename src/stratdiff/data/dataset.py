@@ -1,0 +1,143 @@
+"""A logged data set in memory: flat arrays, D4RL's transition rule, returns, validation."""
+
+import dataclasses
+import functools
+import hashlib
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from stratdiff.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Steps of consecutive trajectories. The transition of row i leads to `observations[i + 1]`."""
+
+    name: str
+    env_id: str | None
+    """The environment it was collected in, where known."""
+    observations: Float[np.ndarray, "rows obs"]
+    actions: Float[np.ndarray, "rows act"]
+    rewards: Float[np.ndarray, " rows"]
+    """As the environment gave them."""
+    terminals: Bool[np.ndarray, " rows"]
+    """True where the environment really ended."""
+    ends: Bool[np.ndarray, " rows"]
+    """True at the last row of a trajectory: terminal or time limit."""
+    transitions: Int[np.ndarray, " n"]
+    """Rows that are transitions to learn from."""
+
+    def __len__(self) -> int:
+        return len(self.transitions)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all arrays, 16 hex digits."""
+        digest = hashlib.sha256()
+        for field in ("observations", "actions", "rewards", "terminals", "ends", "transitions"):
+            array = np.ascontiguousarray(getattr(self, field))
+            digest.update(f"{field}{array.dtype}{array.shape}".encode())
+            digest.update(array.data)
+        return digest.hexdigest()[:16]
+
+    @functools.cached_property
+    def episode_returns(self) -> Float[np.ndarray, " episodes"]:
+        """Undiscounted return of every complete trajectory, in order."""
+        stops = np.flatnonzero(self.ends)
+        total = np.concatenate([[0.0], np.cumsum(self.rewards, dtype=np.float64)])
+        starts = np.concatenate([[0], stops[:-1] + 1])
+        return total[stops + 1] - total[starts] if len(stops) else np.zeros(0)
+
+    def normalizer(self) -> tuple[Float[np.ndarray, " obs"], Float[np.ndarray, " obs"]]:
+        """Mean and standard deviation (at least 1e-3) of the states of all transitions."""
+        obs = self.observations[self.transitions]
+        mean = obs.mean(0, dtype=np.float64)
+        std = np.maximum(obs.std(0, dtype=np.float64), 1e-3)
+        return mean.astype(np.float32), std.astype(np.float32)
+
+
+def returns_to_go(
+    rewards: Float[np.ndarray, " rows"],
+    ends: Bool[np.ndarray, " rows"],
+    discount: float,
+    sparse: bool = False,
+    successes: Bool[np.ndarray, " rows"] | None = None,
+) -> Float[np.ndarray, " rows"]:
+    """Discounted return from every row to the end of its trajectory (METHOD 6, V_ref).
+
+    A time limit ends a trajectory and bootstraps nothing. Rows after the last end belong to a
+    trajectory that was cut off: their return is unknown, -inf. With `sparse` (AntMaze), a
+    trajectory without any `successes` row gets r / (1 - γ) at every row: it would have gone on so.
+    """
+    out = np.full(len(rewards), -np.inf)
+    stops = np.flatnonzero(ends)
+    starts = np.concatenate([[0], stops[:-1] + 1]) if len(stops) else stops
+    lengths = stops - starts + 1
+    # All trajectories step back together, longest last, so the loop is as long as one trajectory.
+    value = np.zeros(len(stops))
+    for back in range(lengths.max(initial=0)):
+        active = lengths > back
+        rows = stops[active] - back
+        value[active] = rewards[rows] + discount * value[active]
+        out[rows] = value[active]
+    if sparse:
+        assert successes is not None, "sparse returns need the rows of success"
+        for start, stop in zip(starts, stops, strict=True):
+            if not successes[start : stop + 1].any():
+                out[start : stop + 1] = rewards[start : stop + 1] / (1 - discount)
+    return out
+
+
+def transition_rows(
+    terminals: Bool[np.ndarray, " rows"],
+    timeouts: Bool[np.ndarray, " rows"] | None,
+    horizon: int | None,
+) -> tuple[Bool[np.ndarray, " rows"], Int[np.ndarray, " n"]]:
+    """D4RL's `qlearning_dataset` rule: (last rows of trajectories, rows that are transitions).
+
+    A row with a timeout is dropped, a terminal one kept, the last row of the file always dropped.
+    Without `timeouts` a row counts as one when D4RL's step counter reaches horizon - 1; after a
+    terminal that counter starts at 1, not 0 (d4rl/__init__.py, `qlearning_dataset`).
+    """
+    n = len(terminals)
+    if timeouts is None:
+        timeouts = np.zeros(n, bool)
+        if horizon:
+            start, counter = 0, 0
+            for stop in [*np.flatnonzero(terminals).tolist(), n - 1]:
+                timeouts[start + horizon - 1 - counter : stop + 1 : horizon] = True
+                start, counter = stop + 1, 0 if timeouts[stop] else 1
+    keep = ~timeouts
+    keep[-1:] = False
+    return terminals | timeouts, np.flatnonzero(keep)
+
+
+def validate(dataset: Dataset) -> None:
+    """Check what training relies on.
+
+    Raises:
+        UserError: the set is empty, a value is not finite or an action is outside [-1, 1].
+    """
+    where = f"data set {dataset.name!r}"
+    if len(dataset) == 0:
+        raise UserError(
+            f"{where} has {len(dataset.rewards)} rows and no transition; at least two consecutive "
+            "rows of a trajectory are needed."
+        )
+    for field in ("observations", "actions", "rewards"):
+        array = getattr(dataset, field)
+        bad = ~np.isfinite(array)
+        if bad.any():
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise UserError(
+                f"{where}: {field} holds {int(bad.sum())} values that are NaN or infinite, the "
+                f"first at index {first}; all must be finite, so repair or drop those rows."
+            )
+    outside = np.abs(dataset.actions) > 1 + 1e-5
+    if outside.any():
+        first = tuple(int(i) for i in np.argwhere(outside)[0])
+        raise UserError(
+            f"{where}: {int(outside.sum())} action values are outside [-1, 1], the first "
+            f"{float(dataset.actions[first]):g} at index {first}; scale the actions to [-1, 1]."
+        )

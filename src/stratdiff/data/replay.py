@@ -1,0 +1,72 @@
+"""The online replay buffer D_on: arrays on the device, filled in order."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from stratdiff.data.batch import Transition
+
+
+class Replay(eqx.Module):
+    """Ring buffer of transitions with the support actions of their states."""
+
+    data: Transition
+    support: Float[Array, "capacity support act"] | None
+    """Support actions drawn when the transition was stored; None: the method keeps none."""
+    inserted: Int[Array, ""]
+    """Transitions ever stored."""
+
+    @property
+    def capacity(self) -> int:
+        """Rows that the buffer can hold."""
+        return self.data.reward.shape[0]
+
+    @property
+    def size(self) -> Int[Array, ""]:
+        """Rows that hold a transition."""
+        return jnp.minimum(self.inserted, self.capacity)
+
+    def insert(
+        self, transition: Transition, support: Float[Array, "support act"] | None
+    ) -> "Replay":
+        """Store one transition; the oldest makes room."""
+        row = self.inserted % self.capacity
+        whole, new = (self.data, self.support), (transition, support)
+        data, actions = jax.tree.map(lambda w, n: w.at[row].set(n), whole, new)
+        return Replay(data, actions, self.inserted + 1)
+
+    def finish_episode(self, length: Int[Array, ""], discount: float, horizon: int) -> "Replay":
+        """Fill in the returns-to-go of the last `length` transitions, a whole episode.
+
+        `horizon` bounds `length` (static).
+        """
+        back = jnp.arange(min(horizon, self.capacity))
+        rows = (self.inserted - 1 - back) % self.capacity
+
+        def step(
+            value: Float[Array, ""], reward: Float[Array, ""]
+        ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+            value = reward + discount * value
+            return value, value
+
+        _, returns = jax.lax.scan(step, jnp.zeros(()), self.data.reward[rows])
+        old = self.data.mc_return
+        new = old.at[rows].set(jnp.where(back < length, returns, old[rows]))
+        return Replay(self.data._replace(mc_return=new), self.support, self.inserted)
+
+
+def empty_replay(capacity: int, obs_dim: int, action_dim: int, support_actions: int) -> Replay:
+    """A buffer with no transitions; `support_actions` 0: it keeps no support."""
+    obs = jnp.zeros((capacity, obs_dim))
+    terminal: Bool[Array, " capacity"] = jnp.zeros(capacity, bool)
+    data = Transition(
+        obs=obs,
+        action=jnp.zeros((capacity, action_dim)),
+        reward=jnp.zeros(capacity),
+        next_obs=jnp.zeros_like(obs),
+        terminal=terminal,
+        mc_return=jnp.full(capacity, -jnp.inf),
+    )
+    support = jnp.zeros((capacity, support_actions, action_dim)) if support_actions else None
+    return Replay(data, support, jnp.zeros((), jnp.int32))

@@ -1,0 +1,50 @@
+"""The variance-preserving SDE that turns actions into noise (METHOD 1; arXiv 2011.13456).
+
+With the linear schedule β(t) = β0 + t (β1 - β0) the perturbed action is a_t = α(t) a + σ(t) z.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class VPSDE:
+    """Noise schedule on t in [t_min, 1]; every method works elementwise on any shape."""
+
+    beta0: float = 0.1
+    beta1: float = 20.0
+    t_min: float = 1e-3
+
+    def log_alpha(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """Log α(t) = -(β1 - β0) t²/4 - β0 t/2."""
+        return -(self.beta1 - self.beta0) * t**2 / 4 - self.beta0 * t / 2
+
+    def alpha(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """Signal scale α(t)."""
+        return jnp.exp(self.log_alpha(t))
+
+    def sigma(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """Noise scale σ(t) = sqrt(1 - α(t)²)."""
+        return jnp.sqrt(-jnp.expm1(2 * self.log_alpha(t)))
+
+    def lam(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """λ(t) = log(α/σ), half the log signal-to-noise ratio; falls with t."""
+        log_alpha = self.log_alpha(t)
+        return log_alpha - 0.5 * jnp.log(-jnp.expm1(2 * log_alpha))
+
+    def inverse_lam(self, lam: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """The t with λ(t) = lam, in closed form (DPM-Solver, arXiv 2206.00927, appendix D.4)."""
+        slope = self.beta1 - self.beta0
+        m = 2 * slope * jnp.logaddexp(0.0, -2 * lam)
+        return m / ((jnp.sqrt(self.beta0**2 + m) + self.beta0) * slope)
+
+    def perturb(
+        self,
+        action: Float[Array, "*batch act"],
+        t: Float[Array, "*#batch"],
+        noise: Float[Array, "*batch act"],
+    ) -> Float[Array, "*batch act"]:
+        """a_t = α(t) a + σ(t) z."""
+        return self.alpha(t)[..., None] * action + self.sigma(t)[..., None] * noise

@@ -1,0 +1,140 @@
+"""Trained policies outside of training: NumPy only, saved as safetensors.
+
+Evaluation, data generation and users' robots all act through this one class, so a score can be
+made again from the file alone.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from stratdiff.errors import UserError
+
+Kind = Literal["squashed", "gaussian"]
+Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
+
+
+class Policy:
+    """P policies of one shape (one a seed, or one a snapshot), acting on unnormalised states.
+
+    `layers` are (weight [P, in, out], bias [P, out]) with ReLU between. `squashed`: tanh of a
+    Gaussian, the last layer gives mean and log-std; `gaussian`: mean tanh(net), `log_std` [P, A].
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        layers: list[tuple[Floats, Floats]],
+        obs_mean: Float[np.ndarray, " obs"],
+        obs_std: Float[np.ndarray, " obs"],
+        log_std: Floats | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.kind: Kind = kind
+        self.layers = layers
+        self.obs_mean, self.obs_std = obs_mean, obs_std
+        self.log_std = log_std
+        self.metadata = metadata or {}
+
+    def __len__(self) -> int:
+        return len(self.layers[0][0])
+
+    def __getitem__(self, index: slice) -> "Policy":
+        """The policies of a slice."""
+        return Policy(
+            self.kind,
+            [(w[index], b[index]) for w, b in self.layers],
+            self.obs_mean,
+            self.obs_std,
+            None if self.log_std is None else self.log_std[index],
+            self.metadata,
+        )
+
+    def __call__(self, obs: Float[np.ndarray, " obs"]) -> Float[np.ndarray, " act"]:
+        """The deterministic action of the first policy in one state."""
+        return self[:1].mode(np.asarray(obs)[None, None])[0, 0]
+
+    def mode(self, obs: Float[np.ndarray, "p n obs"]) -> Float[np.ndarray, "p n act"]:
+        """Deterministic actions of n states per policy."""
+        return np.tanh(self._mean_and_log_std(obs)[0])
+
+    def sample(
+        self, obs: Float[np.ndarray, "p n obs"], noise: Float[np.ndarray, "p n act"]
+    ) -> Float[np.ndarray, "p n act"]:
+        """Stochastic actions, from standard normal `noise`."""
+        mean, log_std = self._mean_and_log_std(obs)
+        if self.kind == "squashed":
+            return np.tanh(mean + np.exp(log_std) * noise)
+        return np.clip(np.tanh(mean) + np.exp(log_std) * noise, -1.0, 1.0)
+
+    def _mean_and_log_std(self, obs: Floats) -> tuple[Floats, Floats]:
+        x = ((obs - self.obs_mean) / self.obs_std).astype(np.float32)
+        for i, (weight, bias) in enumerate(self.layers):
+            x = x @ weight + bias[:, None]
+            if i < len(self.layers) - 1:
+                x = np.maximum(x, 0)
+        if self.kind == "squashed":
+            mean, log_std = np.split(x, 2, axis=-1)
+            return mean, np.clip(log_std, -20, 2)
+        assert self.log_std is not None
+        return x, np.clip(self.log_std, -5, 2)[:, None]
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: beside, then renamed."""
+        path = Path(path)
+        tensors = {"obs_mean": self.obs_mean, "obs_std": self.obs_std}
+        for i, (weight, bias) in enumerate(self.layers):
+            tensors |= {f"layer{i}.weight": weight, f"layer{i}.bias": bias}
+        if self.log_std is not None:
+            tensors["log_std"] = self.log_std
+        partial = path.with_name(f".{path.name}.partial")
+        metadata = {"kind": self.kind, "about": json.dumps(self.metadata)}
+        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, metadata)
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Policy":
+        """Read a file written by `save`.
+
+        Raises:
+            UserError: the file is missing or holds no policy.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"policy file {str(path)!r} does not exist.")
+        try:
+            with safe_open(path, "np") as file:
+                tensors = {k: file.get_tensor(k).astype(np.float32) for k in file.keys()}  # noqa: SIM118
+                metadata = file.metadata() or {}
+            kind = metadata["kind"]
+            n = sum(name.endswith(".weight") for name in tensors)
+            layers = [(tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(n)]
+            mean, std = tensors["obs_mean"], tensors["obs_std"]
+        except (SafetensorError, KeyError) as error:
+            raise UserError(
+                f"policy file {str(path)!r} is not a policy of this package ({error})."
+            ) from error
+        about = json.loads(metadata.get("about", "{}"))
+        return cls(kind, layers, mean, std, tensors.get("log_std"), about)
+
+
+def from_network(
+    actor: Any,
+    obs_mean: Float[np.ndarray, " obs"],
+    obs_std: Float[np.ndarray, " obs"],
+    metadata: dict[str, Any] | None = None,
+) -> Policy:
+    """The NumPy policy of an actor network (or of P of them, stacked on a leading axis)."""
+    layers = [(np.array(layer.weight), np.array(layer.bias)) for layer in actor.net.layers]
+    log_std = np.array(actor.log_std) if hasattr(actor, "log_std") else None
+    if layers[0][0].ndim == 2:
+        layers = [(w[None], b[None]) for w, b in layers]
+        log_std = None if log_std is None else log_std[None]
+    kind: Kind = "squashed" if log_std is None else "gaussian"
+    return Policy(kind, layers, obs_mean, obs_std, log_std, metadata)

@@ -1,0 +1,71 @@
+"""curves.png: one run's scores and exchange fraction over training."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def _series(records: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps [n], values [n, seeds]) of the log points that have the metric."""
+    points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+    values = np.array([[np.nan if v is None else v for v in row] for _, row in points], float)
+    return np.array([step for step, _ in points]), values
+
+
+def _draw(axis: Any, records: list[dict[str, Any]], key: str, color: str) -> None:
+    steps, values = _series(records, key)
+    if not len(steps):
+        return
+    for seed in values.T if values.shape[1] > 1 else []:
+        axis.plot(steps, seed, color=color, alpha=0.35, linewidth=1)
+    axis.plot(steps, values.mean(1), color=color, linewidth=2, marker="o", markersize=3)
+    if values.shape[1] > 1:
+        low, high = values.min(1), values.max(1)
+        axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def plot_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Path) -> None:
+    """Score offline and online (mean, seeds, their range) and the exchange fraction."""
+    base = [r for r in records if r["phase"] == "base"]
+    online = [r for r in records if r["phase"] == "online"]
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), width_ratios=(2, 3, 3))
+    label = "normalised score" if summary["normalized"] else "return"
+    _draw(axes[0], base, "score", "#555555")
+    axes[0].set(title="offline", xlabel="updates", ylabel=label)
+    _draw(axes[1], online, "score", "#0072B2")
+    axes[1].set(title="online", xlabel="environment steps")
+    mean_score = summary["dataset"]["mean_score"]
+    for axis in axes[:2]:
+        if mean_score is not None:
+            axis.axhline(mean_score, color="#D55E00", linestyle="--", linewidth=1)
+    if mean_score is not None:
+        axes[0].annotate(
+            "data's mean episode",
+            (0.02, mean_score),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            color="#D55E00",
+            fontsize=8,
+        )
+    scores = [v for axis in axes[:2] for line in axis.lines for v in line.get_ydata()]
+    low, high = min(scores, default=0.0), max(scores, default=1.0)
+    room = 0.08 * (high - low or 1.0)
+    for axis in axes[:2]:
+        axis.set_ylim(low - room, high + room)
+    _draw(axes[2], online, "exchange_fraction", "#009E73")
+    axes[2].set(title="exchange fraction", xlabel="environment steps", ylim=(0, 1))
+    axes[2].axhline(0.5, color="#888888", linestyle=":", linewidth=1)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    figure.tight_layout()
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, dpi=140, format="png")
+    partial.replace(path)
+    plt.close(figure)

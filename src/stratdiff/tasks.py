@@ -1,0 +1,94 @@
+"""What is known of each environment: horizon, reference scores, recipe. Looked up once."""
+
+import dataclasses
+import re
+import warnings
+from typing import Literal
+
+import gymnasium
+import numpy as np
+
+from stratdiff.errors import UserError, nearest
+
+Recipe = Literal["locomotion", "antmaze"]
+
+# D4RL's reference returns (Farama-Foundation/D4RL, d4rl/infos.py at 89141a6).
+_REFERENCE_RETURNS = {
+    "HalfCheetah": (-280.178953, 12135.0),
+    "Hopper": (-20.272305, 3234.3),
+    "Walker2d": (1.629008, 4592.3),
+    "Ant": (-325.6, 3879.7),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """An environment and how its results are read."""
+
+    env_id: str
+    obs_dim: int
+    action_dim: int
+    horizon: int | None
+    """Steps after which the environment cuts an episode; None: never."""
+    reference_returns: tuple[float, float] | None
+    """Returns of score 0 and score 100; None: the score is the plain return."""
+    recipe: Recipe = "locomotion"
+
+    def score(self, episode_return: float) -> float:
+        """D4RL's normalised score 100 (R - R_min) / (R_max - R_min)."""
+        if self.reference_returns is None:
+            return episode_return
+        low, high = self.reference_returns
+        return 100 * (episode_return - low) / (high - low)
+
+
+def make_env(env_id: str) -> gymnasium.Env:
+    """The environment, its actions scaled to [-1, 1].
+
+    Raises:
+        UserError: the environment is unknown or cannot be made, or its spaces are not flat boxes.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The -v4 environments are old on purpose: they are D4RL's physics.
+            warnings.filterwarnings("ignore", ".*is out of date.*")
+            env = gymnasium.make(env_id)
+    except gymnasium.error.UnregisteredEnv as error:
+        raise UserError(
+            f"environment {env_id!r} is not registered with Gymnasium; did you mean "
+            f"{nearest(env_id, gymnasium.registry)}? Your own: --env module:Name-v0, where the "
+            "module registers it."
+        ) from error
+    except (gymnasium.error.Error, ImportError) as error:
+        raise UserError(f"environment {env_id!r} could not be made: {error}") from error
+    obs, action = env.observation_space, env.action_space
+    for space, what in ((obs, "observation"), (action, "action")):
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+            raise UserError(
+                f"environment {env_id!r} has the {what} space {space}; a flat Box is needed, so "
+                "wrap the environment (gymnasium.wrappers.FlattenObservation) and register it."
+            )
+    assert isinstance(action, gymnasium.spaces.Box)
+    if (action.low != -1).any() or (action.high != 1).any():
+        env = gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+    return env
+
+
+def find_task(env_id: str) -> Task:
+    """The task record of an environment.
+
+    Raises:
+        UserError: see `make_env`.
+    """
+    env = make_env(env_id)
+    spec = env.spec
+    family = re.sub(r"-v\d+$", "", env_id)
+    task = Task(
+        env_id=env_id,
+        obs_dim=env.observation_space.shape[0],  # type: ignore[index]
+        action_dim=env.action_space.shape[0],  # type: ignore[index]
+        horizon=spec.max_episode_steps if spec else None,
+        reference_returns=_REFERENCE_RETURNS.get(family),
+    )
+    env.close()
+    return task

@@ -1,0 +1,1 @@
+"""Training: state, phases, evaluation, checkpoints, the run that ties them together."""

@@ -1,0 +1,106 @@
+"""Checkpoints: the whole training state and where the run stands, atomically, the last two kept."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from stratdiff.errors import UserError
+
+# Raised whenever the content of a checkpoint changes.
+FORMAT = 1
+
+
+@dataclasses.dataclass
+class Position:
+    """Where a run stands: all that is not in the training state."""
+
+    phase: str = "base"
+    step: int = 0
+    """Steps of the phase that are done."""
+    total_steps: int = 0
+    """Steps of all phases that are done."""
+    metrics_bytes: int = 0
+    """Length of metrics.jsonl at this point; what comes later is written again."""
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Wall time spent, by phase."""
+    episodes: list[int] = dataclasses.field(default_factory=list)
+    """Current episode's number, by seed."""
+    episode_lengths: list[int] = dataclasses.field(default_factory=list)
+    """Steps done of the current episode, by seed."""
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Software that wrote the checkpoint."""
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+class Checkpoints:
+    """The checkpoints of one run directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    def save(self, state: PyTree, position: Position) -> None:
+        """Write a checkpoint, unless no step was done since the last one.
+
+        Returns when the state is copied; the disk follows.
+        """
+        if self._manager.latest_step() == position.total_steps:
+            return
+        # The copy matters: the next update donates the state's buffers.
+        host = {name: np.array(leaf, copy=True) for name, leaf in _named(state).items()}
+        meta = {"format": FORMAT, **dataclasses.asdict(position)}
+        self._manager.save(
+            position.total_steps,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta)
+            ),
+            force=True,
+        )
+
+    def restore(self, template: PyTree) -> tuple[PyTree, Position]:
+        """The newest checkpoint, in the shape of `template`.
+
+        Raises:
+            UserError: there is none, or another version of the package wrote it.
+        """
+        where = f"run directory {str(self.directory.parent)!r}"
+        latest = self._manager.latest_step()
+        if latest is None:
+            raise UserError(f"{where} holds no checkpoint yet; start the run again with train.")
+        meta = self._manager.restore(latest, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        meta = dict(meta["meta"])
+        found = meta.pop("format", None)
+        if found != FORMAT:
+            raise UserError(
+                f"{where} has a checkpoint of format {found}, this version reads format {FORMAT}; "
+                f"resume it with the version that wrote it ({meta.get('versions')})."
+            )
+        wanted = _named(template)
+        shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in wanted.items()}
+        try:
+            loaded = self._manager.restore(
+                latest, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+            )["state"]
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{where} has a checkpoint that does not fit its config.json ({error}); resume it "
+                "with the version and the config that wrote it."
+            ) from error
+        _, structure = jax.tree_util.tree_flatten(template)
+        leaves = [jax.numpy.array(loaded[name]) for name in wanted]
+        return jax.tree_util.tree_unflatten(structure, leaves), Position(**meta)
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()

@@ -1,0 +1,142 @@
+"""The offline phases: many updates in one `lax.scan`, all seeds together.
+
+Each function takes and returns the whole training state and is compiled once per chunk length.
+"""
+
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from stratdiff.agents.base import Metrics
+from stratdiff.train.state import (
+    Accumulator,
+    DeviceData,
+    Learner,
+    Stream,
+    TrainState,
+    empty_accumulator,
+    stream,
+)
+
+Support = Float[Array, "n support act"]
+Step = Callable[
+    [Learner, TrainState, DeviceData, Support | None, Int[Array, ""]], tuple[TrainState, Metrics]
+]
+
+
+def base_step(
+    learner: Learner,
+    state: TrainState,
+    data: DeviceData,
+    support: Support | None,
+    step: Int[Array, ""],
+) -> tuple[TrainState, Metrics]:
+    """One update of the base algorithm on D_off, every row conservative."""
+    batch_key, key = jax.random.split(stream(state.seed, Stream.BASE, step))
+    size = learner.config.batch_size
+    batch = data.take(jax.random.randint(batch_key, (size,), 0, len(data.rows)))
+    agent, metrics = learner.agent.update(state.agent, batch, key, size)
+    return eqx.tree_at(lambda s: s.agent, state, agent), metrics
+
+
+def behaviour_step(
+    learner: Learner,
+    state: TrainState,
+    data: DeviceData,
+    support: Support | None,
+    step: Int[Array, ""],
+) -> tuple[TrainState, Metrics]:
+    """One update of the behaviour model on D_off."""
+    assert state.behaviour is not None
+    batch_key, key = jax.random.split(stream(state.seed, Stream.BEHAVIOUR, step))
+    size = learner.config.behaviour.batch_size
+    row = data.rows[jax.random.randint(batch_key, (size,), 0, len(data.rows))]
+    behaviour, metrics = learner.behaviour.update(
+        state.behaviour, data.obs[row], data.action[row], key
+    )
+    return eqx.tree_at(lambda s: s.behaviour, state, behaviour), metrics
+
+
+def energy_step(
+    learner: Learner,
+    state: TrainState,
+    data: DeviceData,
+    support: Support | None,
+    step: Int[Array, ""],
+) -> tuple[TrainState, Metrics]:
+    """One update of the energy model on states of D_off and their support actions."""
+    assert state.energy is not None and support is not None
+    batch_key, key = jax.random.split(stream(state.seed, Stream.ENERGY, step))
+    size = learner.config.energy.batch_size
+    index = jax.random.randint(batch_key, (size,), 0, len(data.rows))
+    obs, actions = data.obs[data.rows[index]], support[index]
+    q = learner.reference_q(state.agent, obs[:, None], actions)
+    energy, metrics = learner.energy.update(state.energy, obs, actions, q, key)
+    return eqx.tree_at(lambda s: s.energy, state, energy), metrics
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 6), donate_argnums=2)
+def run_steps(
+    one: Step,
+    learner: Learner,
+    state: TrainState,
+    data: DeviceData,
+    support: Float[Array, "seeds n support act"] | None,
+    first: Int[Array, ""],
+    length: int,
+) -> tuple[TrainState, Accumulator]:
+    """`length` steps of one phase from step `first` on, in one scan."""
+    vmapped = jax.vmap(
+        lambda s, actions, step: one(learner, s, data, actions, step), in_axes=(0, 0, None)
+    )
+    names = tuple(jax.eval_shape(vmapped, state, support, first)[1])
+    total = jax.vmap(lambda _: empty_accumulator(names))(state.seed)
+
+    def body(
+        carry: tuple[TrainState, Accumulator], step: Int[Array, ""]
+    ) -> tuple[tuple[TrainState, Accumulator], None]:
+        state, total = carry
+        state, metrics = vmapped(state, support, step)
+        total = jax.vmap(Accumulator.add, in_axes=(0, 0, None))(total, metrics, step)
+        return (state, total), None
+
+    (state, total), _ = jax.lax.scan(body, (state, total), first + jnp.arange(length))
+    return state, total
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+def fill_support(
+    learner: Learner,
+    state: TrainState,
+    data: DeviceData,
+    support: Float[Array, "seeds n support act"],
+    first: Int[Array, ""],
+) -> Float[Array, "seeds n support act"]:
+    """Draw the support actions of `SUPPORT_ROWS` transitions from index `first` on.
+
+    Each transition's noise depends on the seed and its index alone.
+    """
+
+    def rows(state: TrainState, whole: Support) -> Support:
+        assert state.behaviour is not None
+        index = jnp.minimum(first + jnp.arange(SUPPORT_ROWS), len(data.rows) - 1)
+        keys = jax.vmap(lambda i: stream(state.seed, Stream.SUPPORT, i))(index)
+        new = learner.behaviour.support(state.behaviour, data.obs[data.rows[index]], keys)
+        return whole.at[index].set(new)
+
+    return jax.vmap(rows)(state, support)
+
+
+SUPPORT_ROWS = 1024
+
+
+def empty_support(
+    learner: Learner, state: TrainState, data: DeviceData
+) -> Float[Array, "seeds n support act"]:
+    """Room for the support actions of every transition of D_off."""
+    m, dim = learner.config.behaviour.support_actions, learner.agent.action_dim
+    return jnp.zeros((len(state.seed), len(data.rows), m, dim))

@@ -1,0 +1,202 @@
+"""One environment step of the online phase, as one dispatch: store, learn, act."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from stratdiff import stratify
+from stratdiff.agents.base import Metrics
+from stratdiff.data.batch import Transition
+from stratdiff.diffusion.sampler import dpm_solver, guided
+from stratdiff.train.state import (
+    Accumulator,
+    DeviceData,
+    Learner,
+    Stream,
+    TrainState,
+    empty_accumulator,
+    stream,
+)
+
+Support = Float[Array, "n support act"]
+
+
+def sample_batch(
+    learner: Learner,
+    state: TrainState,
+    data: DeviceData,
+    support: Support | None,
+    update: Int[Array, ""],
+) -> tuple[Transition, Float[Array, "batch support act"] | None, Bool[Array, " batch"]]:
+    """(batch, support actions of its states, which rows are from D_on).
+
+    The first rows are from D_off, the last ones from D_on once it holds `online_warmup`.
+    """
+    c = learner.config
+    offline_key, online_key = jax.random.split(stream(state.seed, Stream.BATCH, update))
+    index = jax.random.randint(offline_key, (c.batch_size,), 0, len(data.rows))
+    row = jax.random.randint(online_key, (c.batch_size,), 0, jnp.maximum(state.replay.size, 1))
+    n_offline = stratify.offline_like_count(c.offline_fraction, c.batch_size)
+    warm = state.replay.size >= c.online_warmup
+    online = warm & (jnp.arange(c.batch_size) >= n_offline)
+
+    def choose(on: Shaped[Array, "batch ..."], off: Shaped[Array, "batch ..."]) -> Array:
+        return jnp.where(online.reshape(-1, *[1] * (on.ndim - 1)), on, off)
+
+    batch = jax.tree.map(lambda on, off: choose(on[row], off), state.replay.data, data.take(index))
+    actions = None
+    if support is not None:
+        assert state.replay.support is not None
+        actions = choose(state.replay.support[row], support[index])
+    return batch, actions, online
+
+
+def alignment(
+    learner: Learner,
+    state: TrainState,
+    batch: Transition,
+    support: Float[Array, "batch support act"] | None,
+    update: Int[Array, ""],
+) -> Float[Array, " batch"]:
+    """The alignment score of every row by the configured method (METHOD 4)."""
+    c, key = learner.config, stream(state.seed, Stream.ALIGNMENT, update)
+    if c.method == "random":
+        return jax.random.uniform(key, batch.reward.shape)
+    if c.alignment == "support":
+        assert support is not None
+        q = learner.reference_q(state.agent, batch.obs[:, None], support)
+        weighted = c.guidance_scale * c.energy.inverse_temperature * q
+        return stratify.support_alignment(batch.action, support, weighted)
+    assert state.behaviour is not None
+    score = learner.behaviour.score(state.behaviour.ema, batch.obs)
+    if c.needs_energy:
+        assert state.energy is not None
+        net = state.energy.net
+        score = guided(score, lambda a, t: net(batch.obs, a, t), c.guidance_scale)
+    noise = jax.random.normal(key, batch.action.shape)
+    guided_action = dpm_solver(score, noise, learner.behaviour.sde, c.behaviour.solver_steps)
+    return stratify.guided_alignment(batch.action, guided_action)
+
+
+def online_update(
+    learner: Learner,
+    state: TrainState,
+    data: DeviceData,
+    support: Support | None,
+    update: Int[Array, ""],
+) -> tuple[TrainState, Metrics]:
+    """One stratified update of one seed; `update` counts the online updates."""
+    c = learner.config
+    batch, actions, online = sample_batch(learner, state, data, support, update)
+    metrics: Metrics = {}
+    if c.method != "base":
+        values = alignment(learner, state, batch, actions, update)
+        metrics |= stratify.diagnostics(values, online, learner.k)
+        order = stratify.split(values, learner.k)
+        stratified = jax.tree.map(lambda x: x[order], batch)
+    else:
+        stratified = batch
+    if c.needs_energy:
+        assert state.energy is not None and actions is not None
+        # With the Q of before the update, as the alignment above.
+        q = learner.reference_q(state.agent, batch.obs[:, None], actions)
+        energy_key = stream(state.seed, Stream.ONLINE_ENERGY, update)
+        energy, more = learner.energy.update(state.energy, batch.obs, actions, q, energy_key)
+        state = eqx.tree_at(lambda s: s.energy, state, energy)
+        metrics |= more
+    # The barrier keeps the base algorithm's arithmetic the same whatever surrounds it.
+    stratified = jax.lax.optimization_barrier(stratified)
+    key = stream(state.seed, Stream.AGENT, update)
+    agent, more = learner.agent.update(state.agent, stratified, key, learner.k)
+    return eqx.tree_at(lambda s: s.agent, state, agent), metrics | more
+
+
+def choose_action(
+    learner: Learner, state: TrainState, obs: Float[Array, " obs"], step: Int[Array, ""]
+) -> TrainState:
+    """The state with the exploring action of environment step `step`, for one seed."""
+    key = stream(state.seed, Stream.ACT, step)
+    action = learner.agent.policy(state.agent).sample(obs, key)
+    return eqx.tree_at(lambda s: s.action, state, action)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def first_action(learner: Learner, state: TrainState, obs: Float[Array, "seeds obs"]) -> TrainState:
+    """The state with the action of environment step 0, for every seed."""
+    zero = jnp.zeros((), jnp.int32)
+    return jax.vmap(lambda s, o: choose_action(learner, s, o, zero))(state, obs)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def online_step(
+    learner: Learner,
+    state: TrainState,
+    total: Accumulator,
+    data: DeviceData,
+    support: Float[Array, "seeds n support act"] | None,
+    transition: Transition,
+    next_obs: Float[Array, "seeds obs"],
+    step: Int[Array, ""],
+) -> tuple[TrainState, Accumulator]:
+    """Store the transition of environment step `step`, update UTD times, choose the next action.
+
+    `next_obs` is what the policy sees next: the transition's next state, or the first state of a
+    new episode.
+    """
+
+    def one(
+        state: TrainState,
+        total: Accumulator,
+        support: Support | None,
+        transition: Transition,
+        next_obs: Float[Array, " obs"],
+    ) -> tuple[TrainState, Accumulator]:
+        actions = None
+        if learner.config.needs_support:
+            assert state.behaviour is not None
+            key = stream(state.seed, Stream.ONLINE_SUPPORT, step)
+            actions = learner.behaviour.support(state.behaviour, transition.obs[None], key[None])[0]
+        replay = state.replay.insert(transition, actions)
+        state = eqx.tree_at(lambda s: s.replay, state, replay)
+
+        def update(
+            carry: tuple[TrainState, Accumulator], i: Int[Array, ""]
+        ) -> tuple[tuple[TrainState, Accumulator], None]:
+            state, total = carry
+            number = step * learner.config.utd + i
+            state, metrics = online_update(learner, state, data, support, number)
+            return (state, total.add(metrics, step)), None
+
+        (state, total), _ = jax.lax.scan(update, (state, total), jnp.arange(learner.config.utd))
+        return choose_action(learner, state, next_obs, step + 1), total
+
+    return jax.vmap(one)(state, total, support, transition, next_obs)
+
+
+def empty_online_accumulator(
+    learner: Learner,
+    state: TrainState,
+    data: DeviceData,
+    support: Float[Array, "seeds n support act"] | None,
+) -> Accumulator:
+    """Zero sums of the metrics that an online update reports."""
+    update = jax.vmap(
+        lambda s, actions: online_update(learner, s, data, actions, jnp.zeros((), jnp.int32))
+    )
+    names = tuple(jax.eval_shape(update, state, support)[1])
+    return jax.vmap(lambda _: empty_accumulator(names))(state.seed)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def finish_episodes(
+    learner: Learner, state: TrainState, lengths: Int[Array, " seeds"]
+) -> TrainState:
+    """Fill in the returns-to-go of episodes that just ended; length 0: still running."""
+    discount = learner.config.agent.discount
+    replay = jax.vmap(lambda r, n: r.finish_episode(n, discount, learner.horizon))(
+        state.replay, lengths
+    )
+    return eqx.tree_at(lambda s: s.replay, state, replay)

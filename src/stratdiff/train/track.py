@@ -1,0 +1,147 @@
+"""What a run tells: metrics.jsonl on disk, progress on the terminal."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class MetricsLog:
+    """metrics.jsonl: one JSON object a line, a line a log point."""
+
+    def __init__(self, path: Path, keep_bytes: int) -> None:
+        """Open for appending; what is beyond `keep_bytes` was written after the checkpoint."""
+        self._file = path.open("ab")
+        self._file.truncate(keep_bytes)
+
+    def write(
+        self, phase: str, step: int, seconds: float, metrics: Mapping[str, np.ndarray]
+    ) -> int:
+        """Add a log point (arrays are per seed) and return the file's length.
+
+        Values that are not finite are written as null.
+        """
+        record: dict[str, Any] = {"phase": phase, "step": step, "time": round(seconds, 3)}
+        for name, values in metrics.items():
+            record[name] = [_number(v) for v in np.asarray(values).tolist()]
+        self._file.write((json.dumps(record) + "\n").encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.6g}") if np.isfinite(value) else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The log points of a metrics.jsonl; a last line that was cut off is left out."""
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", style="cyan")
+
+
+class Reporter:
+    """Progress of one phase at a time: a bar on a terminal, plain lines elsewhere."""
+
+    PLAIN_SECONDS = 10.0
+
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
+        self._stream = stream or sys.stderr
+        self._quiet = quiet
+        self._progress: Progress | None = None
+        self._name, self._total, self._first, self._shown = "", 0, 0, -1
+        self._start = self._said = 0.0
+
+    def say(self, text: str) -> None:
+        """One line."""
+        if self._quiet:
+            return
+        if self._progress is not None:
+            self._progress.console.print(text, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def begin(self, name: str, total: int, done: int = 0) -> None:
+        """Start the phase `name` of `total` steps, `done` of them done already.
+
+        Does nothing while that phase goes on.
+        """
+        if name == self._name:
+            return
+        self.end()
+        self._name, self._total, self._first, self._shown = name, total, done, -1
+        self._start = self._said = time.monotonic()
+        if not self._quiet and self._stream.isatty():
+            self._progress = Progress(
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+                _Rate(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(file=self._stream),
+            )
+            self._progress.start()
+            self._progress.add_task(name, total=total, completed=done, note="")
+
+    def update(self, done: int, note: str = "") -> None:
+        """The phase has done `done` steps; `note` is a word on how it goes."""
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=done)
+            if note:
+                self._progress.update(self._progress.task_ids[0], note=note)
+            return
+        now = time.monotonic()
+        if done < self._total and now - self._said < self.PLAIN_SECONDS and not note:
+            return
+        if done == self._shown and not note:
+            return
+        self._said, self._shown = now, done
+        rate = (done - self._first) / max(now - self._start, 1e-9)
+        left = (self._total - done) / rate if rate > 0 else 0.0
+        text = f"{self._name:<10} {done:>8,}/{self._total:,}  {rate:,.0f}/s  {_clock(left)} left"
+        self.say(f"{text}  {note}".rstrip())
+
+    def end(self) -> None:
+        """The phase is over."""
+        self._name = ""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
