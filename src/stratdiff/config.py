@@ -193,20 +193,15 @@ _RECIPES: dict[Recipe, dict[str, Any]] = {"locomotion": {}, "antmaze": _ANTMAZE}
 _PRESETS: dict[Preset, dict[str, Any]] = {"demo": _DEMO, "paper": {}}
 
 
-def _override(config: Any, changes: dict[str, Any]) -> Any:
-    """`config` with the (nested) changes applied."""
-    known = {f.name for f in dataclasses.fields(config)}
-    for key in changes:
-        if key not in known:
-            raise UserError(
-                f"unknown option {key!r} of {type(config).__name__}; known: "
-                f"{', '.join(sorted(known))}."
-            )
-    flat = {
-        key: _override(getattr(config, key), value) if isinstance(value, dict) else value
-        for key, value in changes.items()
-    }
-    return dataclasses.replace(config, **flat)
+def _override(options: dict[str, Any], changes: dict[str, Any], part: str = "") -> None:
+    """Put the (nested) changes into `options`."""
+    for key, value in changes.items():
+        if key not in options:
+            raise UserError(f"unknown option {part + key!r}; known: {', '.join(sorted(options))}.")
+        if isinstance(value, dict) and isinstance(options[key], dict):
+            _override(options[key], value, f"{part}{key}.")
+        else:
+            options[key] = value
 
 
 def make_config(preset: Preset = "paper", recipe: Recipe = "locomotion", **options: Any) -> Config:
@@ -220,10 +215,10 @@ def make_config(preset: Preset = "paper", recipe: Recipe = "locomotion", **optio
     for name, value, known in (("preset", preset, _PRESETS), ("recipe", recipe, _RECIPES)):
         if value not in known:
             raise UserError(f"--{name} is {value!r}; it must be one of {', '.join(known)}.")
-    config = Config()
+    data = dataclasses.asdict(Config())
     for changes in (_RECIPES[recipe], _PRESETS[preset], options):
-        config = _override(config, changes)
-    return _from_dict(dataclasses.asdict(config), "the options given")
+        _override(data, changes)
+    return _from_dict(data, "the options given")
 
 
 def read_config(path: str | Path) -> Config:

@@ -1,6 +1,8 @@
 """One environment step of the online phase, as one dispatch: store, learn, act."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -107,11 +109,28 @@ def online_update(
         energy, more = learner.energy.update(state.energy, batch.obs, actions, q, energy_key)
         state = eqx.tree_at(lambda s: s.energy, state, energy)
         metrics |= more
-    # The barrier keeps the base algorithm's arithmetic the same whatever surrounds it.
-    stratified = jax.lax.optimization_barrier(stratified)
     key = stream(state.seed, Stream.AGENT, update)
-    agent, more = learner.agent.update(state.agent, stratified, key, learner.k)
+    agent, more = _isolated(
+        lambda s, b: learner.agent.update(s, b, key, learner.k), update, state.agent, stratified
+    )
     return eqx.tree_at(lambda s: s.agent, state, agent), metrics | more
+
+
+def _isolated(
+    function: Callable[..., tuple[Any, Metrics]], update: Int[Array, ""], *operands: Any
+) -> tuple[Any, Metrics]:
+    """`function(*operands)` as a computation of its own in the compiled program.
+
+    The compiler does not fuse across a branch, so the base algorithm's sums round the same
+    whatever surrounds them: ρ = 1 gives its bits. The branch is always taken.
+    """
+    shapes = jax.eval_shape(function, *operands)
+    return jax.lax.cond(
+        update >= 0,
+        function,
+        lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+        *operands,
+    )
 
 
 def choose_action(

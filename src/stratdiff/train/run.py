@@ -248,11 +248,12 @@ class _Run:
         if p.step == 0:
             p.episodes, p.episode_lengths = [0] * len(seeds), [0] * len(seeds)
         obs = np.stack([self._enter_episode(i, env) for i, env in enumerate(envs)])
+        self.reporter.begin("online", c.online_steps, p.step)
         if p.step == 0:
             self.state = online.first_action(self.learner, self.state, self._normalize(obs))
             self._evaluate_only()
-        total = online.empty_online_accumulator(self.learner, self.state, self.data, self.support)
-        self.reporter.begin("online", c.online_steps, p.step)
+        empty = online.empty_online_accumulator(self.learner, self.state, self.data, self.support)
+        total = jax.tree.map(jnp.copy, empty)
         while p.step < c.online_steps:
             action = np.array(self.state.action)  # a copy: the state is donated below
             next_obs, reward = np.empty_like(obs), np.zeros(len(seeds))

@@ -102,7 +102,7 @@ def reward_rule(config: Config, dataset: Dataset) -> RewardRule:
         UserError: the locomotion rule has no two trajectories of different return to go by.
     """
     if config.recipe == "antmaze":
-        return RewardRule(10.0, -5.0, 10.0) if config.base == "calql" else RewardRule(1, -1.0, 1)
+        return RewardRule(10.0, -5.0, 10.0) if config.base == "calql" else RewardRule(1.0, -1.0, 1.0)
     if config.reward_scale > 0:
         return RewardRule(config.reward_scale, 0.0, 1.0)
     returns = dataset.episode_returns
