@@ -66,13 +66,13 @@ class _Eval:
     """Seed of the episodes; None: those of the run's own evaluations."""
 
 
-def _parse(kind: Any, args: list[str], default: Any = tyro.MISSING) -> Any:
+def _parse(kind: Any, args: list[str], **default: Any) -> Any:
     return tyro.cli(
         kind,
         args=args,
-        default=default,
         prog=f"stratdiff {kind.__name__.strip('_').lower()}",
         config=(tyro.conf.FlagConversionOff,),
+        **default,
     )
 
 
@@ -94,8 +94,8 @@ def _train(args: list[str]) -> int:
         default = read_config(path)
     else:
         options = {k: v for k in ("recipe", "preset") if (v := _value(args, f"--{k}")) is not None}
-        default = make_config(**{"preset": "demo", **options})  # type: ignore[arg-type]
-    parsed = _parse(_Train, args, _Train(_Start(), default))
+        default = make_config(**{"preset": "demo", **options})
+    parsed = _parse(_Train, args, default=_Train(_Start(), default))
     config = parsed.run
     config.validate()
     name = Path(config.dataset).name.removesuffix(".hdf5")

@@ -189,8 +189,8 @@ _DEMO: dict[str, Any] = {
     "behaviour": {"widths": (128, 64, 32), "support_actions": 8},
     "energy": {"hidden": (64, 64, 64)},
 }
-_RECIPES: dict[Recipe, dict[str, Any]] = {"locomotion": {}, "antmaze": _ANTMAZE}
-_PRESETS: dict[Preset, dict[str, Any]] = {"demo": _DEMO, "paper": {}}
+_RECIPES: dict[str, dict[str, Any]] = {"locomotion": {}, "antmaze": _ANTMAZE}
+_PRESETS: dict[str, dict[str, Any]] = {"demo": _DEMO, "paper": {}}
 
 
 def _override(options: dict[str, Any], changes: dict[str, Any], part: str = "") -> None:
@@ -204,7 +204,7 @@ def _override(options: dict[str, Any], changes: dict[str, Any], part: str = "") 
             options[key] = value
 
 
-def make_config(preset: Preset = "paper", recipe: Recipe = "locomotion", **options: Any) -> Config:
+def make_config(preset: str = "paper", recipe: str = "locomotion", **options: Any) -> Config:
     """A config: the preset's lengths and sizes, the recipe's hyperparameters, then `options`.
 
     Options of a part are a dict: `make_config(iql={"expectile": 0.8}, rho=0.3)`.
@@ -212,7 +212,7 @@ def make_config(preset: Preset = "paper", recipe: Recipe = "locomotion", **optio
     Raises:
         UserError: an option is unknown or out of range.
     """
-    for name, value, known in (("preset", preset, _PRESETS), ("recipe", recipe, _RECIPES)):
+    for name, value, known in (("preset", preset, [*_PRESETS]), ("recipe", recipe, [*_RECIPES])):
         if value not in known:
             raise UserError(f"--{name} is {value!r}; it must be one of {', '.join(known)}.")
     data = dataclasses.asdict(Config())

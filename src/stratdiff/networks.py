@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -28,6 +29,33 @@ def adam_update(
     return jax.tree.map(lambda p, d: p - learning_rate * d, params, direction), opt
 
 
+def adam_init(params: PyTree) -> optax.OptState:
+    """Zero moments for `adam_update`."""
+    shapes = jax.eval_shape(optax.scale_by_adam().init, params)
+    return jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), shapes)
+
+
+def stack(trees: list[T]) -> T:
+    """Pytrees of one structure as one, with a leading axis."""
+    return jax.tree.map(lambda *x: jnp.asarray(np.stack([np.asarray(a) for a in x])), *trees)
+
+
+def numpy_rng(key: PRNGKeyArray) -> np.random.Generator:
+    """A NumPy generator for this key.
+
+    Initial weights are made with NumPy: XLA would compile a program per shape, seconds in all.
+    """
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def _orthogonal(rng: np.random.Generator, n_in: int, n_out: int) -> np.ndarray:
+    """A uniformly random matrix with orthonormal rows or columns (Saxe et al. 2014)."""
+    tall = rng.normal(size=(max(n_in, n_out), min(n_in, n_out)))
+    q, r = np.linalg.qr(tall)
+    q *= np.sign(np.diag(r))
+    return q if n_in >= n_out else q.T
+
+
 class Linear(eqx.Module):
     """x W + b. `uniform` draws U(-1/sqrt(in), 1/sqrt(in)); `orthogonal` an orthogonal W, zero b."""
 
@@ -42,14 +70,15 @@ class Linear(eqx.Module):
         init: Init = "uniform",
         gain: float = 1.0,
     ) -> None:
-        w_key, b_key = jax.random.split(key)
+        rng = numpy_rng(key)
         if init == "orthogonal":
-            self.weight = jax.nn.initializers.orthogonal(gain)(w_key, (n_in, n_out))
-            self.bias = jnp.zeros(n_out)
+            weight, bias = gain * _orthogonal(rng, n_in, n_out), np.zeros(n_out)
         else:
             bound = gain / n_in**0.5
-            self.weight = jax.random.uniform(w_key, (n_in, n_out), minval=-bound, maxval=bound)
-            self.bias = jax.random.uniform(b_key, (n_out,), minval=-bound, maxval=bound)
+            weight = rng.uniform(-bound, bound, (n_in, n_out))
+            bias = rng.uniform(-bound, bound, n_out)
+        self.weight = jnp.asarray(weight.astype(np.float32))
+        self.bias = jnp.asarray(bias.astype(np.float32))
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         return x @ self.weight + self.bias
@@ -141,10 +170,9 @@ class CriticEnsemble(eqx.Module):
         key: PRNGKeyArray,
         layer_norm: bool = False,
     ) -> None:
-        def build(k: PRNGKeyArray) -> MLP:
-            return MLP(obs_dim + action_dim, hidden, 1, k, layer_norm=layer_norm)
-
-        self.members = eqx.filter_vmap(build)(jax.random.split(key, n_critics))
+        keys = jax.random.split(key, n_critics)
+        members = [MLP(obs_dim + action_dim, hidden, 1, k, layer_norm=layer_norm) for k in keys]
+        self.members = stack(members)
 
     def __call__(
         self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*batch act"]
@@ -243,7 +271,9 @@ class FourierFeatures(eqx.Module):
     frequencies: Float[Array, " half"]
 
     def __init__(self, n: int, key: PRNGKeyArray, scale: float = 30.0) -> None:
-        self.frequencies = scale * jax.random.normal(key, (n // 2,))
+        self.frequencies = jnp.asarray(
+            (scale * numpy_rng(key).normal(size=n // 2)).astype(np.float32)
+        )
 
     def __call__(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch n"]:
         angle = 2 * jnp.pi * t[..., None] * jax.lax.stop_gradient(self.frequencies)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from stratdiff.agents.base import ActorCritic, Metrics, mean_over_batch, polyak, td_target
 from stratdiff.data.batch import Transition
-from stratdiff.networks import CriticEnsemble, SquashedGaussianPolicy, adam_update
+from stratdiff.networks import CriticEnsemble, SquashedGaussianPolicy, adam_init, adam_update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +96,17 @@ class CalQL(ActorCritic):
         c, (k1, k2) = self.config, jax.random.split(key)
         actor = SquashedGaussianPolicy(self.obs_dim, self.action_dim, c.actor_hidden, k1)
         critic = CriticEnsemble(self.obs_dim, self.action_dim, c.critic_hidden, 2, k2)
-        adam, zero = optax.scale_by_adam(), jnp.zeros(())
+        zero = jnp.zeros(())
         return CalQLState(
             actor=actor,
             critic=critic,
-            target_critic=jax.tree.map(jnp.copy, critic),
+            target_critic=critic,
             log_temperature=zero,
             log_multiplier=jnp.zeros(()),
-            actor_opt=adam.init(actor),
-            critic_opt=adam.init(critic),
-            temperature_opt=adam.init(zero),
-            multiplier_opt=adam.init(zero),
+            actor_opt=adam_init(actor),
+            critic_opt=adam_init(critic),
+            temperature_opt=adam_init(zero),
+            multiplier_opt=adam_init(zero),
         )
 
     def update(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from stratdiff.agents.base import ActorCritic, Metrics, polyak, td_target
 from stratdiff.data.batch import Transition
-from stratdiff.networks import MLP, CriticEnsemble, GaussianPolicy, adam_update
+from stratdiff.networks import MLP, CriticEnsemble, GaussianPolicy, adam_init, adam_update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,15 +86,14 @@ class IQL(ActorCritic):
         actor = GaussianPolicy(self.obs_dim, self.action_dim, c.actor_hidden, k1)
         value = MLP(self.obs_dim, c.critic_hidden, 1, k2)
         critic = CriticEnsemble(self.obs_dim, self.action_dim, c.critic_hidden, 2, k3)
-        adam = optax.scale_by_adam()
         return IQLState(
             actor=actor,
             value=value,
             critic=critic,
-            target_critic=jax.tree.map(jnp.copy, critic),
-            actor_opt=adam.init(actor),
-            value_opt=adam.init(value),
-            critic_opt=adam.init(critic),
+            target_critic=critic,
+            actor_opt=adam_init(actor),
+            value_opt=adam_init(value),
+            critic_opt=adam_init(critic),
             updates=jnp.zeros(()),
         )
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from stratdiff.agents.base import ActorCritic, Metrics, polyak, td_target
 from stratdiff.data.batch import Transition
-from stratdiff.networks import CriticEnsemble, SquashedGaussianPolicy, adam_update
+from stratdiff.networks import CriticEnsemble, SquashedGaussianPolicy, adam_init, adam_update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +66,15 @@ class SAC(ActorCritic):
         critic = CriticEnsemble(
             self.obs_dim, self.action_dim, c.critic_hidden, c.critics, k2, c.layer_norm
         )
-        adam, zero = optax.scale_by_adam(), jnp.zeros(())
+        zero = jnp.zeros(())
         return SACState(
             actor=actor,
             critic=critic,
-            target_critic=jax.tree.map(jnp.copy, critic),
+            target_critic=critic,
             log_temperature=zero,
-            actor_opt=adam.init(actor),
-            critic_opt=adam.init(critic),
-            temperature_opt=adam.init(zero),
+            actor_opt=adam_init(actor),
+            critic_opt=adam_init(critic),
+            temperature_opt=adam_init(zero),
         )
 
     def update(

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from stratdiff.diffusion.sde import VPSDE
-from stratdiff.networks import MLP, FourierFeatures, Linear, adam_update
+from stratdiff.networks import MLP, FourierFeatures, Linear, adam_init, adam_update
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -84,7 +84,7 @@ class EnergyModel:
     def init(self, key: PRNGKeyArray) -> EnergyState:
         """Fresh weights."""
         net = EnergyNet(self.obs_dim, self.action_dim, key, self.config.hidden)
-        return EnergyState(net, optax.scale_by_adam().init(net))
+        return EnergyState(net, adam_init(net))
 
     def update(
         self,

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from stratdiff.diffusion.sampler import Score, dpm_solver
 from stratdiff.diffusion.sde import VPSDE
-from stratdiff.networks import DenseUNet, adam_update
+from stratdiff.networks import DenseUNet, adam_init, adam_update
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -65,8 +65,8 @@ class BehaviourModel:
     def init(self, key: PRNGKeyArray) -> BehaviourState:
         """Fresh weights."""
         net = DenseUNet(self.obs_dim, self.action_dim, key, self.config.widths)
-        opt = optax.scale_by_adam().init(net)
-        return BehaviourState(net, jax.tree.map(jnp.copy, net), opt)
+        opt = adam_init(net)
+        return BehaviourState(net, net, opt)
 
     def update(
         self,

@@ -85,17 +85,20 @@ class Checkpoints:
                 f"{where} has a checkpoint of format {found}, this version reads format {FORMAT}; "
                 f"resume it with the version that wrote it ({meta.get('versions')})."
             )
+        loaded = self._manager.restore(
+            latest, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        )["state"]
         wanted = _named(template)
-        shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in wanted.items()}
-        try:
-            loaded = self._manager.restore(
-                latest, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
-            )["state"]
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"{where} has a checkpoint that does not fit its config.json ({error}); resume it "
-                "with the version and the config that wrote it."
-            ) from error
+        for name in wanted.keys() | loaded.keys():
+            found, expected = (
+                f"{tree[name].dtype}{list(tree[name].shape)}" if name in tree else "nothing"
+                for tree in (loaded, wanted)
+            )
+            if found != expected:
+                raise UserError(
+                    f"{where} has a checkpoint that does not fit its config.json (at {name}: found "
+                    f"{found}, expected {expected}); give it back the config.json it was made with."
+                )
         _, structure = jax.tree_util.tree_flatten(template)
         leaves = [jax.numpy.array(loaded[name]) for name in wanted]
         return jax.tree_util.tree_unflatten(structure, leaves), Position(**meta)

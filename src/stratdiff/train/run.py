@@ -152,11 +152,9 @@ class _Run:
 
     def execute(self, checkpoints: Checkpoints | None) -> Result:
         """Run the phases that are left."""
-        seeds = jnp.asarray(self.config.seeds, jnp.int32)
-        # Not compiled: a program of all initialisers would take longer to compile than to run.
-        init = jax.vmap(self.learner.init)
+        self.state = self.learner.init(self.config.seeds)
         if checkpoints is not None:
-            self.state, position = checkpoints.restore(jax.eval_shape(init, seeds))
+            self.state, position = checkpoints.restore(self.state)
             if position.versions != self.position.versions:
                 self.reporter.say(
                     f"warning: this run was written by {position.versions}; resumed with other "
@@ -165,7 +163,6 @@ class _Run:
             self.position = dataclasses.replace(position, versions=self.position.versions)
         else:
             checkpoints = Checkpoints(self.directory / "checkpoints")
-            self.state = init(seeds)
         self.checkpoints = checkpoints
         self.log = MetricsLog(self.directory / "metrics.jsonl", self.position.metrics_bytes)
         self.evaluator = Evaluator(self.task, self.config.seeds, self.config.eval_episodes)

@@ -23,6 +23,7 @@ from stratdiff.data.replay import Replay, empty_replay
 from stratdiff.diffusion.energy import EnergyModel, EnergyState
 from stratdiff.diffusion.score import BehaviourModel, BehaviourState
 from stratdiff.errors import UserError
+from stratdiff.networks import stack
 from stratdiff.stratify import offline_like_count
 from stratdiff.tasks import Task
 
@@ -102,7 +103,9 @@ def reward_rule(config: Config, dataset: Dataset) -> RewardRule:
         UserError: the locomotion rule has no two trajectories of different return to go by.
     """
     if config.recipe == "antmaze":
-        return RewardRule(10.0, -5.0, 10.0) if config.base == "calql" else RewardRule(1.0, -1.0, 1.0)
+        return (
+            RewardRule(10.0, -5.0, 10.0) if config.base == "calql" else RewardRule(1.0, -1.0, 1.0)
+        )
     if config.reward_scale > 0:
         return RewardRule(config.reward_scale, 0.0, 1.0)
     returns = dataset.episode_returns
@@ -130,12 +133,15 @@ class Learner:
     """Longest episode that the replay buffer has to look back on."""
     capacity: int
 
-    def init(self, seed: Int[Array, ""]) -> TrainState:
-        """The state of one seed before any training."""
-        keys = jax.random.split(stream(seed, Stream.INIT), 3)
+    def init(self, seeds: tuple[int, ...]) -> TrainState:
+        """The state of these seeds before any training."""
+        return stack([self._init_one(seed) for seed in seeds])
+
+    def _init_one(self, seed: int) -> TrainState:
+        keys = jax.random.split(stream(jnp.asarray(seed, jnp.int32), Stream.INIT), 3)
         c, support = self.config, self.config.behaviour.support_actions
         return TrainState(
-            seed=jnp.asarray(seed),
+            seed=jnp.asarray(seed, jnp.int32),
             agent=self.agent.init(keys[0]),
             behaviour=self.behaviour.init(keys[1]) if c.needs_behaviour else None,
             energy=self.energy.init(keys[2]) if c.needs_energy else None,
