@@ -166,8 +166,8 @@ def main() -> None:
         axis.set_xticks([-1, 0, 1])
         axis.set_yticks([-1, 0, 1])
     figure.suptitle(
-        f"Eight Gaussians on a ring, Q = first coordinate, β = {BETA}, "
-        f"{SOLVER_STEPS} solver steps.\nNumbers: share of each mode, exact (left) and sampled (right)",
+        f"Eight Gaussians on a ring, Q = first coordinate, β = {BETA}, {SOLVER_STEPS} solver steps."
+        "\nNumbers: share of each mode, exact (left) and sampled (right)",
         fontsize=11,
     )
     figure.tight_layout()

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import dacite
 
@@ -98,7 +99,7 @@ class Config:
                 raise UserError(f"{flag} is {value!r}; it must be {expected}.")
 
         need(0 <= self.rho <= 1, "rho", "between 0 and 1")
-        need(self.guidance_scale >= 0, "guidance_scale", "0 or more")
+        need(0 <= self.guidance_scale < math.inf, "guidance_scale", "a number from 0 on")
         need(self.reward_scale >= 0, "reward_scale", "0 (automatic) or positive")
         need(len(self.seeds) > 0, "seeds", "at least one seed")
         need(len(set(self.seeds)) == len(self.seeds), "seeds", "different numbers")
@@ -115,6 +116,15 @@ class Config:
         need(self.behaviour.support_actions >= 2, "behaviour.support_actions", "2 or more")
         need(self.behaviour.solver_steps >= 1, "behaviour.solver_steps", "1 or more")
         need(len(self.behaviour.widths) >= 2, "behaviour.widths", "two or more widths")
+        for part in ("iql", "calql", "sac", "behaviour", "energy"):
+            for field in dataclasses.fields(getattr(self, part)):
+                name, value = f"{part}.{field.name}", getattr(getattr(self, part), field.name)
+                if name.endswith("learning_rate"):
+                    need(0 < value < math.inf, name, "positive")
+                elif name.endswith(("hidden", "widths")):
+                    need(all(width >= 1 for width in value), name, "widths of 1 or more")
+        need(0 <= self.iql.inverse_temperature < math.inf, "iql.inverse_temperature", "0 or more")
+        need(0 <= self.calql.alpha < math.inf, "calql.alpha", "0 or more")
         need(0 <= self.behaviour.ema < 1, "behaviour.ema", "at least 0 and below 1")
         need(self.behaviour.batch_size >= 1, "behaviour.batch_size", "1 or more")
         need(self.energy.batch_size >= 1, "energy.batch_size", "1 or more")
@@ -241,8 +251,20 @@ def read_config(path: str | Path) -> Config:
 
 def _from_dict(data: dict[str, Any], where: str) -> Config:
     try:
-        config = dacite.from_dict(Config, data, dacite.Config(strict=True, cast=[tuple, float]))
-    except (dacite.DaciteError, TypeError, ValueError) as error:
+        config = dacite.from_dict(Config, _coerce(Config, data), dacite.Config(strict=True))
+    except dacite.DaciteError as error:
         raise UserError(f"{where}: {error}.") from error
     config.validate()
     return config
+
+
+def _coerce(kind: Any, value: Any) -> Any:
+    """JSON's lists as tuples and whole numbers as floats, where `kind` asks for them."""
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        kinds = get_type_hints(kind)
+        return {key: _coerce(kinds.get(key), item) for key, item in value.items()}
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    return value

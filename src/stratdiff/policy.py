@@ -7,7 +7,7 @@ made again from the file alone.
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -112,16 +112,19 @@ class Policy:
             with safe_open(path, "np") as file:
                 tensors = {k: file.get_tensor(k).astype(np.float32) for k in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}
-            kind = metadata["kind"]
-            n = sum(name.endswith(".weight") for name in tensors)
+            kind, about = metadata["kind"], json.loads(metadata["about"])
+            if kind not in get_args(Kind):
+                raise KeyError(f"kind {kind!r}")
+            n = len({name.split(".")[0] for name in tensors if name.startswith("layer")})
+            log_std = tensors["log_std"] if kind == "gaussian" else None
             layers = [(tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(n)]
             mean, std = tensors["obs_mean"], tensors["obs_std"]
-        except (SafetensorError, KeyError) as error:
+        except (SafetensorError, KeyError, ValueError) as error:
             raise UserError(
-                f"policy file {str(path)!r} is not a policy of this package ({error})."
+                f"policy file {str(path)!r} is not a policy of this package: its tensors or its "
+                f"metadata (kind, about) are wrong ({error})."
             ) from error
-        about = json.loads(metadata.get("about", "{}"))
-        return cls(kind, layers, mean, std, tensors.get("log_std"), about)
+        return cls(kind, layers, mean, std, log_std, about)
 
 
 def from_network(

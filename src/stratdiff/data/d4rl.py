@@ -40,23 +40,9 @@ def read(path: str | Path, horizon: int | None = None, name: str | None = None) 
                 f"{', '.join(sorted(file)) or 'nothing'}); a D4RL-format file needs "
                 f"{', '.join(_REQUIRED)}."
             )
-        keys = [*_REQUIRED, "timeouts"] if "timeouts" in file else list(_REQUIRED)
-        arrays = {}
-        for key in keys:
-            data = file[key]
-            if data.dtype.kind not in "fiub":
-                raise UserError(
-                    f"data file {str(path)!r}: {key!r} holds {data.dtype} values; numbers are "
-                    "needed."
-                )
-            matrix = key in ("observations", "actions")
-            if data.ndim != 2 and (matrix or data.ndim != 1):
-                raise UserError(
-                    f"data file {str(path)!r}: {key!r} has shape {data.shape}; expected "
-                    f"{'(rows, size)' if matrix else '(rows,)'}."
-                )
-            array = np.asarray(data[()], np.float32)
-            arrays[key] = array if matrix else array.reshape(len(array), -1)[:, 0]
+        arrays = {
+            key: _read_array(file, key, path) for key in (*_REQUIRED, "timeouts") if key in file
+        }
         env_id = file.attrs.get("env_id")
     lengths = {key: len(array) for key, array in arrays.items()}
     if len(set(lengths.values())) > 1:
@@ -65,6 +51,13 @@ def read(path: str | Path, horizon: int | None = None, name: str | None = None) 
             f"data file {str(path)!r} has arrays of different length ({found}); every array needs "
             "one row per step."
         )
+    for key in ("terminals", "timeouts"):
+        bad = np.flatnonzero(~np.isfinite(arrays.get(key, np.zeros(0))))
+        if len(bad):
+            raise UserError(
+                f"data file {str(path)!r}: {key} holds {len(bad)} values that are NaN or infinite, "
+                f"the first at index ({bad[0]},); they must be 0 or 1."
+            )
     terminals = arrays["terminals"] > 0.5
     timeouts = arrays["timeouts"] > 0.5 if "timeouts" in arrays else None
     ends, transitions = transition_rows(terminals, timeouts, horizon)
@@ -80,6 +73,27 @@ def read(path: str | Path, horizon: int | None = None, name: str | None = None) 
     )
     validate(dataset)
     return dataset
+
+
+def _read_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
+    """One array as float32, (rows, size) or (rows,)."""
+    where, data = f"data file {str(path)!r}", file[key]
+    if not isinstance(data, h5py.Dataset):
+        raise UserError(f"{where}: {key!r} is a group; an array is needed.")
+    if data.dtype.kind not in "fiub":
+        raise UserError(f"{where}: {key!r} holds {data.dtype} values; numbers are needed.")
+    matrix = key in ("observations", "actions")
+    fits = data.ndim == 2 and data.shape[1] > 0 if matrix else data.shape[1:] in ((), (1,))
+    if not fits or data.ndim == 0:
+        expected = "(rows, size)" if matrix else "(rows,)"
+        raise UserError(f"{where}: {key!r} has shape {data.shape}; expected {expected}.")
+    try:
+        array = np.asarray(data[()], np.float32)
+    except OSError as error:
+        raise UserError(
+            f"{where}: {key!r} could not be read ({error}); the file is damaged, copy it again."
+        ) from error
+    return array if matrix else array.reshape(len(array))
 
 
 def write(path: str | Path, arrays: dict[str, np.ndarray], env_id: str) -> None:

@@ -103,7 +103,7 @@ def transition_rows(
     n = len(terminals)
     if timeouts is None:
         timeouts = np.zeros(n, bool)
-        if horizon:
+        if horizon and n:
             start, counter = 0, 0
             for stop in [*np.flatnonzero(terminals).tolist(), n - 1]:
                 timeouts[start + horizon - 1 - counter : stop + 1 : horizon] = True

@@ -1,0 +1,294 @@
+"""IQL against its formulas in plain NumPy, gradients by finite differences."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from stratdiff.agents import IQL, Agent, IQLConfig
+from stratdiff.agents.base import mean_over_batch, polyak, td_target
+from stratdiff.agents.iql import IQLState, advantage_weight, expectile_loss
+from stratdiff.data.batch import Transition
+
+OBS, ACT, BATCH = 3, 2, 6
+CONFIG = IQLConfig(
+    learning_rate=0.05,
+    actor_hidden=(5,),
+    critic_hidden=(6,),
+    discount=0.9,
+    polyak=0.2,
+    expectile=0.7,
+    online_expectile=0.95,
+    inverse_temperature=2.0,
+    max_target_actions=4,
+)
+KEY = jax.random.key(11)
+# The networks are tiny: compiling is all the time there is.
+FAST = {"xla_backend_optimization_level": 0}
+# Adam moments of some earlier updates: the step then depends on the gradient's size, not only on
+# its sign as the very first step does.
+MU, NU, COUNT = 0.01, 1e-3, 3
+
+
+def to_numpy(tree):
+    return jax.tree.map(lambda x: np.array(x, np.float64), tree)
+
+
+def mlp(layers, x):
+    for layer in layers[:-1]:
+        x = np.maximum(x @ layer.weight + layer.bias, 0)
+    return x @ layers[-1].weight + layers[-1].bias
+
+
+def critics(ensemble, obs, action):
+    """Q_k(s, a), [2, B]: member k is row k of every stacked weight."""
+    x = np.concatenate([obs, action], -1)
+    members = [jax.tree.map(lambda w, k=k: w[k], ensemble.members) for k in range(2)]
+    return np.stack([mlp(m.layers, x)[..., 0] for m in members])
+
+
+def finite_differences(loss, params, step=1e-6):
+    """Central differences by every single weight of `params` (changed in place and restored)."""
+    gradient = jax.tree.map(np.zeros_like, params)
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(gradient), strict=True)
+    for weights, out in leaves:
+        for index in np.ndindex(weights.shape):
+            old = weights[index]
+            weights[index] = old + step
+            above = loss(params)
+            weights[index] = old - step
+            out[index] = (above - loss(params)) / (2 * step)
+            weights[index] = old
+    return gradient
+
+
+def adam(params, gradient, rate):
+    """Adam (Kingma & Ba, algorithm 1) at step COUNT + 1 from moments MU and NU."""
+
+    def one(p, g):
+        m = (0.9 * MU + 0.1 * g) / (1 - 0.9 ** (COUNT + 1))
+        v = (0.999 * NU + 0.001 * g**2) / (1 - 0.999 ** (COUNT + 1))
+        return p - rate * m / (np.sqrt(v) + 1e-8)
+
+    return jax.tree.map(one, params, gradient)
+
+
+def assert_trees_close(found, expected, **kwargs):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, **kwargs)
+
+
+def make_state(agent, mu=MU, nu=NU, count=COUNT, updates=0):
+    """A state whose weights are all of order one and whose target critics are networks apart."""
+    rng = np.random.default_rng(22)  # advantages of both signs, one weight above 100
+    template = agent.init(KEY)
+
+    def draw(name):
+        net = getattr(template, name)
+        return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.6, x.shape), x.dtype), net)
+
+    def moments(net):
+        first, second = (jax.tree.map(lambda x, v=v: np.full_like(x, v), net) for v in (mu, nu))
+        return optax.ScaleByAdamState(jnp.asarray(count, jnp.int32), first, second)
+
+    actor, value, critic, target = map(draw, ("actor", "value", "critic", "target_critic"))
+    opts = map(moments, (actor, value, critic))
+    return IQLState(actor, value, critic, target, *opts, jnp.asarray(updates, jnp.float32))
+
+
+def make_batch():
+    rng = np.random.default_rng(2)
+    return Transition(
+        obs=jnp.asarray(rng.normal(size=(BATCH, OBS)), jnp.float32),
+        action=jnp.asarray(rng.uniform(-1, 1, (BATCH, ACT)), jnp.float32),
+        reward=jnp.asarray(rng.normal(size=BATCH), jnp.float32),
+        next_obs=jnp.asarray(rng.normal(size=(BATCH, OBS)), jnp.float32),
+        terminal=jnp.asarray([False, True, False, False, True, False]),
+        mc_return=jnp.full(BATCH, -jnp.inf),
+    )
+
+
+AGENT = IQL(CONFIG, OBS, ACT)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4), compiler_options=FAST)
+def update(agent, state, batch, key, k):
+    return agent.update(state, batch, key, k)
+
+
+def expected_update(state, batch, k):
+    """(metrics, new networks) by METHOD 6 and the IQL paper, in float64."""
+    c, s, b = CONFIG, to_numpy(state), to_numpy(batch)
+    q = critics(s.target_critic, b.obs, b.action).min(0)
+    tau = np.array([0.7] * k + [0.95] * (BATCH - k))
+
+    def value_loss(value):
+        u = q - mlp(value.layers, b.obs)[:, 0]
+        return np.mean(np.where(u < 0, 1 - tau, tau) * u**2)
+
+    metrics = {"value_loss": value_loss(s.value)}
+    value = adam(s.value, finite_differences(value_loss, s.value), c.learning_rate)
+    v = mlp(value.layers, b.obs)[:, 0]
+    weight = np.minimum(np.exp(2.0 * (q - v)), 100)
+
+    def actor_loss(actor):
+        std = np.exp(np.clip(actor.log_std, -5, 2))
+        z = (b.action - np.tanh(mlp(actor.net.layers, b.obs))) / std
+        log_prob = np.sum(-0.5 * z**2 - np.log(std * np.sqrt(2 * np.pi)), -1)
+        return -np.mean(weight * log_prob)
+
+    metrics["actor_loss"] = actor_loss(s.actor)
+    actor = adam(s.actor, finite_differences(actor_loss, s.actor), c.learning_rate)
+
+    # V(s') of the new value network on conservative rows, the best of four actions on the others.
+    next_value = mlp(value.layers, b.next_obs)[:, 0]
+    mean = np.tanh(mlp(s.actor.net.layers, b.next_obs[k:]))[:, None]
+    noise = np.array(jax.random.normal(KEY, (BATCH - k, 4, ACT)), np.float64)
+    action = np.clip(mean + np.exp(s.actor.log_std) * noise, -1, 1)
+    for i in range(BATCH - k):
+        candidates = [
+            critics(s.target_critic, b.next_obs[k + i], action[i, j]).min() for j in range(4)
+        ]
+        next_value[k + i] = max(candidates)
+    target = b.reward + 0.9 * np.where(b.terminal, 0, next_value)
+
+    def critic_loss(critic):
+        first, second = critics(critic, b.obs, b.action)
+        return np.mean((first - target) ** 2 + (second - target) ** 2)
+
+    metrics["critic_loss"] = critic_loss(s.critic)
+    metrics["q_mean"] = critics(s.critic, b.obs, b.action).mean()
+    metrics["v_mean"] = v.mean()
+    metrics["td_target_mean"] = target.mean()
+    metrics["advantage_weight_mean"] = weight.mean()
+    metrics["actor_std"] = np.exp(actor.log_std).mean()
+    critic = adam(s.critic, finite_differences(critic_loss, s.critic), c.learning_rate)
+    target_critic = jax.tree.map(lambda t, w: 0.8 * t + 0.2 * w, s.target_critic, critic)
+    return metrics, {
+        "value": value,
+        "actor": actor,
+        "critic": critic,
+        "target_critic": target_critic,
+    }
+
+
+@pytest.mark.parametrize("k", [0, 2, BATCH])
+def test_update_equals_numpy(k):
+    state, batch = make_state(AGENT), make_batch()
+    new, metrics = update(AGENT, state, batch, KEY, k)
+    expected, networks = expected_update(state, batch, k)
+    assert metrics.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=2e-5, err_msg=name)
+    for name, value in networks.items():
+        assert_trees_close(getattr(new, name), value, atol=3e-6, err_msg=name)
+        # What is compared did move, by far more than the tolerance.
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), value, getattr(state, name))
+        assert max(jax.tree.leaves(moved)) > 1e-3
+    assert new.updates == 1
+
+
+def test_agent_protocol_and_q():
+    state, batch = to_numpy(make_state(AGENT)), make_batch()
+    assert isinstance(AGENT, Agent)
+    assert (AGENT.obs_dim, AGENT.action_dim) == (OBS, ACT)
+    expected = np.minimum(*critics(state.target_critic, to_numpy(batch.obs), batch.action))
+    q = jax.jit(AGENT.q, compiler_options=FAST)
+    found = q(make_state(AGENT), batch.obs, batch.action)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    # One state, several actions.
+    found = q(make_state(AGENT), batch.obs[:1], batch.action)
+    expected = critics(state.target_critic, np.repeat(batch.obs[:1], BATCH, 0), batch.action)
+    np.testing.assert_allclose(found, expected.min(0), rtol=1e-5)
+
+
+def test_init_copies_the_critics_to_the_targets():
+    state = AGENT.init(KEY)
+    assert_trees_close(state.target_critic, state.critic, rtol=0)
+    first, second = state.critic.members.layers[0].weight
+    assert np.abs(first - second).max() > 0.01
+    assert state.critic.members.layers[0].weight.shape == (2, OBS + ACT, 6)
+    assert state.actor.net.layers[1].weight.shape == (5, ACT)
+    assert state.value.layers[1].weight.shape == (6, 1)
+
+
+def test_the_stratum_of_a_row_is_its_position():
+    # From k = 0 to 2 to 6 rows change from L2^0.95 to L2^0.7.
+    state, batch = make_state(AGENT), make_batch()
+    losses = [float(update(AGENT, state, batch, KEY, k)[1]["value_loss"]) for k in (0, 2, BATCH)]
+    s, b = to_numpy(state), to_numpy(batch)
+    u = critics(s.target_critic, b.obs, b.action).min(0) - mlp(s.value.layers, b.obs)[:, 0]
+    assert (u < 0).any() and (u > 0).any()
+    change = np.where(u < 0, 0.3 - 0.05, 0.7 - 0.95) * u**2 / BATCH
+    np.testing.assert_allclose(np.diff(losses), [change[:2].sum(), change[2:].sum()], atol=2e-6)
+
+
+def test_terminal_rows_do_not_see_the_next_state():
+    state, batch = make_state(AGENT), make_batch()
+    before = update(AGENT, state, batch, KEY, 2)[1]["critic_loss"]
+    for row, terminal in enumerate([False, True, False, False, True, False]):
+        moved = np.array(batch.next_obs)
+        moved[row] += 0.5
+        other = batch._replace(next_obs=jnp.asarray(moved))
+        after = update(AGENT, state, other, KEY, 2)[1]["critic_loss"]
+        assert (after == before) == terminal
+
+
+def test_actor_rate_follows_a_cosine_then_is_full_again():
+    decay = 8
+    agent = IQL(CONFIG, OBS, ACT, decay_updates=decay)
+    batch = make_batch()
+    steps = {}
+    for updates in (0, 2, 4, 7, 8, 13):
+        old = make_state(agent, mu=0.0, nu=0.0, count=0, updates=updates)
+        new, _ = update(agent, old, batch, KEY, BATCH)
+        assert new.updates == updates + 1
+        # Adam's first step moves every weight by the rate.
+        steps[updates] = float(np.abs(new.actor.log_std - old.actor.log_std).max())
+        for net in ("value", "critic"):
+            a, b = (np.asarray(jax.tree.leaves(getattr(s, net))[-1]) for s in (new, old))
+            assert np.abs(a - b).max() == pytest.approx(0.05, rel=1e-4)
+    half = np.sqrt(0.5)
+    expected = {
+        0: 0.05,
+        2: 0.05 * (1 + half) / 2,
+        4: 0.025,
+        7: 0.05 * (1 - np.cos(np.pi / 8)) / 2,
+        8: 0.05,
+        13: 0.05,
+    }
+    assert steps == pytest.approx(expected, rel=1e-4)
+
+
+# Pure functions, worked by hand.
+
+
+def test_expectile_loss():
+    found = expectile_loss(jnp.array([2.0, -2.0, 0.0, -1.0]), jnp.array([0.7, 0.7, 0.7, 0.99]))
+    np.testing.assert_allclose(found, [2.8, 1.2, 0.0, 0.01], rtol=1e-5)
+
+
+def test_advantage_weight_is_cut_at_100():
+    # ln 100 / 3 = 1.535.
+    found = advantage_weight(jnp.array([0.0, -1.0, np.log(2) / 3, 1.53, 1.54, 50.0]), 3.0)
+    np.testing.assert_allclose(found, [1, 0.0497871, 2, 98.4944, 100, 100], rtol=1e-4)
+
+
+def test_td_target():
+    reward, terminal = jnp.array([1.0, 1.0, -2.0]), jnp.array([0.0, 1.0, 0.0])
+    value = jnp.array([4.0, 4.0, 10.0])
+    np.testing.assert_allclose(td_target(reward, 0.5, terminal, value), [3, 1, 3])
+    gradient = jax.grad(lambda v: td_target(reward, 0.5, terminal, v).sum())(value)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_polyak():
+    target, online = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([3.0, 2.0])}
+    np.testing.assert_allclose(polyak(target, online, 0.25)["w"], [1.5, -1.0])
+
+
+def test_mean_over_batch_divides_by_the_whole_batch():
+    assert mean_over_batch(jnp.array([2.0, 4.0]), 8) == 0.75

@@ -1,0 +1,106 @@
+"""Task records: D4RL's scores, horizons, actions in [-1, 1], names that do not exist."""
+
+import gymnasium
+import numpy as np
+import pointmass
+import pytest
+
+from stratdiff.errors import UserError
+from stratdiff.tasks import Task, find_task, make_env
+
+
+@pytest.mark.parametrize(
+    ("env_id", "low", "high", "sizes"),
+    [
+        ("HalfCheetah-v4", -280.178953, 12135.0, (17, 6)),
+        ("Hopper-v4", -20.272305, 3234.3, (11, 3)),
+        ("Walker2d-v4", 1.629008, 4592.3, (17, 6)),
+    ],
+)
+def test_d4rl_scores(env_id, low, high, sizes):
+    # Reference returns of d4rl/infos.py, copied by hand.
+    task = find_task(env_id)
+    assert task.score(low) == pytest.approx(0, abs=1e-9)
+    assert task.score(high) == pytest.approx(100)
+    assert task.score((low + high) / 2) == pytest.approx(50)
+    assert (task.obs_dim, task.action_dim) == sizes
+    assert task.horizon == 1000
+    assert task.env_id == env_id
+
+
+def test_score_by_hand():
+    # HalfCheetah at 5000: (5000 + 280.178953) / 12415.178953.
+    assert find_task("HalfCheetah-v4").score(5000.0) == pytest.approx(42.5300, abs=1e-4)
+    task = Task("Mine-v0", 1, 1, None, (-100.0, 300.0))
+    assert task.score(0.0) == 25
+    assert task.score(-200.0) == -25
+
+
+def test_unknown_reference_gives_the_plain_return():
+    task = find_task("Pendulum-v1")
+    assert task.reference_returns is None
+    assert task.score(-123.5) == -123.5
+    assert (task.obs_dim, task.action_dim, task.horizon) == (3, 1, 200)
+
+
+def test_own_environment_of_a_module():
+    task = find_task(pointmass.ENV)
+    assert (task.obs_dim, task.action_dim, task.horizon) == (2, 2, pointmass.HORIZON)
+    assert task.reference_returns is None
+
+
+@pytest.mark.parametrize("action", [-1.0, -0.25, 0.5, 1.0])
+def test_actions_are_scaled_to_one(action):
+    env, plain = make_env("Pendulum-v1"), gymnasium.make("Pendulum-v1")
+    assert plain.action_space.high == 2
+    assert (env.action_space.low, env.action_space.high) == (-1, 1)
+    env.reset(seed=3)
+    plain.reset(seed=3)
+    found = env.step(np.array([action], np.float32))
+    expected = plain.step(np.array([2 * action], np.float32))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+    assert found[1] == pytest.approx(expected[1], rel=1e-6)
+    env.close()
+    plain.close()
+
+
+def test_actions_in_range_are_left_alone():
+    env = make_env("Hopper-v4")
+    wrappers = []
+    while isinstance(env, gymnasium.Wrapper):
+        wrappers.append(type(env))
+        env = env.env
+    assert gymnasium.wrappers.RescaleAction not in wrappers
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "near"),
+    [
+        ("HalfCheeta-v4", "HalfCheetah-v4"),
+        ("hopper-v4", "Hopper-v4"),
+        ("Pendulm-v1", "Pendulum-v1"),
+    ],
+)
+def test_unknown_environment_suggests_near_names(env_id, near):
+    with pytest.raises(UserError) as caught:
+        find_task(env_id)
+    assert repr(env_id) in str(caught.value)
+    assert near in str(caught.value)
+
+
+@pytest.mark.parametrize("env_id", ["no_such_module:Thing-v0", "", "a b/c d"])
+def test_environment_that_cannot_be_made(env_id):
+    with pytest.raises(UserError) as caught:
+        make_env(env_id)
+    assert repr(env_id) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "what"), [("CartPole-v1", "action"), ("FrozenLake-v1", "observation")]
+)
+def test_spaces_that_are_no_flat_box(env_id, what):
+    with pytest.raises(UserError) as caught:
+        make_env(env_id)
+    for word in (env_id, what, "Discrete", "flat Box"):
+        assert word in str(caught.value)
