@@ -7,7 +7,9 @@ import gymnasium
 import stratdiff
 
 
-def main(out: str = "runs/quickstart", name: str = "stratdiff/halfcheetah-medium-replay", **options):
+def main(
+    out: str = "runs/quickstart", name: str = "stratdiff/halfcheetah-medium-replay", **options
+):
     """Train on the named data set; `options` as for `stratdiff.make_config`."""
     dataset = stratdiff.load_dataset(name)
     config = stratdiff.make_config("demo", dataset=name, base="iql", **options)

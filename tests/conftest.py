@@ -1,6 +1,8 @@
 """Every function of the package is shape- and type-checked while the tests run."""
 
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and compute little. Processes that a test starts have the usual flags.
@@ -9,3 +11,56 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 from jaxtyping import install_import_hook
 
 install_import_hook("stratdiff", "beartype.beartype")
+
+import pytest
+
+TESTS = Path(__file__).parent
+sys.path.insert(0, str(TESTS))
+
+import pointmass
+
+from stratdiff.config import make_config
+from stratdiff.data import d4rl
+
+TINY = {
+    "preset": "demo",
+    "env": pointmass.ENV,
+    "batch_size": 16,
+    "offline_steps": 60,
+    "behaviour_steps": 60,
+    "energy_steps": 40,
+    "online_steps": 120,
+    "online_warmup": 20,
+    "log_interval": 20,
+    "offline_eval_interval": 40,
+    "eval_interval": 40,
+    "eval_episodes": 2,
+    "checkpoint_seconds": 0.0,
+    "iql": {"actor_hidden": [8, 8], "critic_hidden": [8, 8]},
+    "calql": {"actor_hidden": [8, 8], "critic_hidden": [8, 8], "sampled_actions": 3},
+    "sac": {"actor_hidden": [8, 8], "critic_hidden": [8, 8]},
+    "behaviour": {"widths": [16, 8], "support_actions": 4, "batch_size": 16, "solver_steps": 4},
+    "energy": {"hidden": [8, 8], "batch_size": 16},
+}
+
+
+@pytest.fixture(scope="session")
+def data_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "clumsy.hdf5"
+    d4rl.write(path, pointmass.make_arrays(episodes=20), pointmass.ENV)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_options():
+    return TINY
+
+
+@pytest.fixture
+def tiny(data_file):
+    """A config of seconds; options as for `make_config`."""
+
+    def build(**options):
+        return make_config(**(TINY | {"dataset": str(data_file)} | options))
+
+    return build

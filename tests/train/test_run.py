@@ -6,18 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pointmass
 import pytest
-from conftest import TESTS
 
 import stratdiff
 from stratdiff.config import make_config
 from stratdiff.errors import TrainingDiverged, UserError
 from stratdiff.train.track import Reporter, read_metrics
 
+TESTS = Path(__file__).parents[1]
 QUIET = Reporter(quiet=True)
 
 
@@ -93,10 +94,8 @@ def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(command, tiny, tmp
 
 
 @pytest.fixture(scope="module")
-def small_run(data_file, tmp_path_factory):
-    from conftest import TINY
-
-    config = make_config(**(TINY | {"dataset": str(data_file), "save_policies": True}))
+def small_run(data_file, tiny_options, tmp_path_factory):
+    config = make_config(**(tiny_options | {"dataset": str(data_file), "save_policies": True}))
     out = tmp_path_factory.mktemp("run") / "run"
     return stratdiff.train(config, out, reporter=QUIET)
 
