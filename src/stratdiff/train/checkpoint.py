@@ -67,16 +67,16 @@ class Checkpoints:
             force=True,
         )
 
-    def restore(self, template: PyTree) -> tuple[PyTree, Position]:
-        """The newest checkpoint, in the shape of `template`.
+    def restore(self, template: PyTree) -> tuple[PyTree, Position] | None:
+        """The newest checkpoint, in the shape of `template`; None: there is none yet.
 
         Raises:
-            UserError: there is none, or another version of the package wrote it.
+            UserError: another version of the package or another config wrote it.
         """
         where = f"run directory {str(self.directory.parent)!r}"
         latest = self._manager.latest_step()
         if latest is None:
-            raise UserError(f"{where} holds no checkpoint yet; start the run again with train.")
+            return None
         meta = self._manager.restore(latest, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
         meta = dict(meta["meta"])
         found = meta.pop("format", None)

@@ -72,7 +72,7 @@ def train(
     run = _Run(config, out, dataset, reporter or Reporter())
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "config.json", run.config.to_json())
-    return run.execute(None)
+    return run.execute()
 
 
 def resume(
@@ -87,10 +87,7 @@ def resume(
     if not (directory / "config.json").is_file():
         raise UserError(f"{str(directory)!r} is no run directory: it has no config.json.")
     run = _Run(read_config(directory / "config.json"), directory, dataset, reporter or Reporter())
-    if not (directory / "checkpoints").is_dir():
-        # Cut off before the first checkpoint: nothing to restore, so start again.
-        return run.execute(None)
-    return run.execute(Checkpoints(directory / "checkpoints"))
+    return run.execute()
 
 
 def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str, Any]:
@@ -150,20 +147,19 @@ class _Run:
         self.reporter.begin("data", total)
         self.reporter.update(done)
 
-    def execute(self, checkpoints: Checkpoints | None) -> Result:
-        """Run the phases that are left."""
+    def execute(self) -> Result:
+        """Run the phases that are left: all of them where there is no checkpoint yet."""
         self.state = self.learner.init(self.config.seeds)
-        if checkpoints is not None:
-            self.state, position = checkpoints.restore(self.state)
+        self.checkpoints = Checkpoints(self.directory / "checkpoints")
+        found = self.checkpoints.restore(self.state)
+        if found is not None:
+            self.state, position = found
             if position.versions != self.position.versions:
                 self.reporter.say(
                     f"warning: this run was written by {position.versions}; resumed with other "
                     "versions, its last bits may differ."
                 )
             self.position = dataclasses.replace(position, versions=self.position.versions)
-        else:
-            checkpoints = Checkpoints(self.directory / "checkpoints")
-        self.checkpoints = checkpoints
         self.log = MetricsLog(self.directory / "metrics.jsonl", self.position.metrics_bytes)
         self.evaluator = Evaluator(self.task, self.config.seeds, self.config.eval_episodes)
         self._clock = self._saved = time.monotonic()
