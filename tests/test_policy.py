@@ -183,6 +183,24 @@ def test_tensor_missing(tmp_path, name):
 @pytest.mark.parametrize(
     "change",
     [
+        {"layer0.weight": None, "layer0.bias": None},
+        {"layer0.weight": np.zeros((OBS, ACT), np.float32)},
+        {"layer0.weight": np.zeros((1, OBS + 2, ACT), np.float32)},
+        {"obs_std": np.zeros((OBS,), np.float32)},
+    ],
+    ids=["no-layers", "no-policy-axis", "other-state-size", "zero-std"],
+)
+def test_tensors_that_do_not_fit(tmp_path, change):
+    path = tmp_path / "some.safetensors"
+    tensors, metadata = good_file(path)
+    changed = {k: v for k, v in (tensors | change).items() if v is not None}
+    save_file(changed, path, metadata)
+    refused(path, "not a policy")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
         {"kind": None},
         {"kind": "linear"},
         {"about": "{"},

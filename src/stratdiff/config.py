@@ -11,7 +11,7 @@ import dacite
 from stratdiff.agents import CalQLConfig, IQLConfig, SACConfig
 from stratdiff.diffusion.energy import EnergyConfig
 from stratdiff.diffusion.score import BehaviourConfig
-from stratdiff.errors import UserError
+from stratdiff.errors import UserError, nearest
 from stratdiff.tasks import Recipe
 
 Base = Literal["iql", "calql", "sac"]
@@ -100,7 +100,7 @@ class Config:
 
         need(0 <= self.rho <= 1, "rho", "between 0 and 1")
         need(0 <= self.guidance_scale < math.inf, "guidance_scale", "a number from 0 on")
-        need(self.reward_scale >= 0, "reward_scale", "0 (automatic) or positive")
+        need(0 <= self.reward_scale < math.inf, "reward_scale", "0 (automatic) or positive")
         need(len(self.seeds) > 0, "seeds", "at least one seed")
         need(len(set(self.seeds)) == len(self.seeds), "seeds", "different numbers")
         need(all(0 <= s < 2**31 for s in self.seeds), "seeds", "numbers from 0 to 2^31 - 1")
@@ -123,8 +123,12 @@ class Config:
                     need(0 < value < math.inf, name, "positive")
                 elif name.endswith(("hidden", "widths")):
                     need(all(width >= 1 for width in value), name, "widths of 1 or more")
-        need(0 <= self.iql.inverse_temperature < math.inf, "iql.inverse_temperature", "0 or more")
-        need(0 <= self.calql.alpha < math.inf, "calql.alpha", "0 or more")
+        need(
+            0 <= self.iql.inverse_temperature < math.inf,
+            "iql.inverse_temperature",
+            "a number from 0 on",
+        )
+        need(0 <= self.calql.alpha < math.inf, "calql.alpha", "a number from 0 on")
         need(0 <= self.behaviour.ema < 1, "behaviour.ema", "at least 0 and below 1")
         need(self.behaviour.batch_size >= 1, "behaviour.batch_size", "1 or more")
         need(self.energy.batch_size >= 1, "energy.batch_size", "1 or more")
@@ -203,13 +207,11 @@ _RECIPES: dict[str, dict[str, Any]] = {"locomotion": {}, "antmaze": _ANTMAZE}
 _PRESETS: dict[str, dict[str, Any]] = {"demo": _DEMO, "paper": {}}
 
 
-def _override(options: dict[str, Any], changes: dict[str, Any], part: str = "") -> None:
+def _override(options: dict[str, Any], changes: dict[str, Any]) -> None:
     """Put the (nested) changes into `options`."""
     for key, value in changes.items():
-        if key not in options:
-            raise UserError(f"unknown option {part + key!r}; known: {', '.join(sorted(options))}.")
-        if isinstance(value, dict) and isinstance(options[key], dict):
-            _override(options[key], value, f"{part}{key}.")
+        if isinstance(value, dict) and isinstance(options.get(key), dict):
+            _override(options[key], value)
         else:
             options[key] = value
 
@@ -252,19 +254,31 @@ def read_config(path: str | Path) -> Config:
 def _from_dict(data: dict[str, Any], where: str) -> Config:
     try:
         config = dacite.from_dict(Config, _coerce(Config, data), dacite.Config(strict=True))
-    except dacite.DaciteError as error:
-        raise UserError(f"{where}: {error}.") from error
-    config.validate()
+        config.validate()
+    except (dacite.DaciteError, UserError) as error:
+        raise UserError(f"{where}: {str(error).removesuffix('.')}.") from error
     return config
 
 
-def _coerce(kind: Any, value: Any) -> Any:
-    """JSON's lists as tuples and whole numbers as floats, where `kind` asks for them."""
+def _coerce(kind: Any, value: Any, name: str = "") -> Any:
+    """JSON's lists as tuples and whole numbers as floats, where `kind` asks for them.
+
+    Raises:
+        UserError: an option is unknown or is none of its choices.
+    """
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        kinds = get_type_hints(kind)
-        return {key: _coerce(kinds.get(key), item) for key, item in value.items()}
+        kinds, prefix = get_type_hints(kind), f"{name}." if name else ""
+        for key in value:
+            if key not in kinds:
+                raise UserError(f"unknown option {prefix + key!r}; nearest: {nearest(key, kinds)}")
+        return {key: _coerce(kinds[key], item, prefix + key) for key, item in value.items()}
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        choices = ", ".join(get_args(kind))
+        raise UserError(f"--{name} is {value!r}; it must be one of {choices}")
     if get_origin(kind) is tuple and isinstance(value, list):
         return tuple(value)
+    if get_origin(kind) is tuple and isinstance(value, str):
+        raise UserError(f"--{name} is {value!r}; it must be a list of numbers")
     if kind is float and type(value) is int:
         return float(value)
     return value

@@ -119,12 +119,31 @@ class Policy:
             log_std = tensors["log_std"] if kind == "gaussian" else None
             layers = [(tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(n)]
             mean, std = tensors["obs_mean"], tensors["obs_std"]
+            _check_shapes(layers, mean, std, log_std)
         except (SafetensorError, KeyError, ValueError) as error:
             raise UserError(
                 f"policy file {str(path)!r} is not a policy of this package: its tensors or its "
                 f"metadata (kind, about) are wrong ({error})."
             ) from error
         return cls(kind, layers, mean, std, log_std, about)
+
+
+def _check_shapes(
+    layers: list[tuple[Floats, Floats]], mean: Floats, std: Floats, log_std: Floats | None
+) -> None:
+    """ValueError where the tensors cannot act together."""
+    if not layers:
+        raise ValueError("no layer")
+    policies, width = len(layers[0][0]), len(mean)
+    for i, (weight, bias) in enumerate(layers):
+        expected = (policies, width, *bias.shape[1:])
+        if weight.shape != expected or bias.shape != (policies, *weight.shape[2:]):
+            raise ValueError(f"layer{i}: weight {weight.shape}, bias {bias.shape}")
+        width = weight.shape[2]
+    if mean.shape != std.shape or not (std > 0).all():
+        raise ValueError("obs_std must be positive and fit obs_mean")
+    if log_std is not None and log_std.shape != (policies, width):
+        raise ValueError(f"log_std {log_std.shape}")
 
 
 def from_network(

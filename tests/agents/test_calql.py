@@ -8,6 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from reference import (
+    COUNT,
+    FAST,
+    MU,
+    NU,
+    adam,
+    assert_trees_close,
+    finite_differences,
+    mlp,
+    to_numpy,
+)
 
 from stratdiff.agents import Agent, CalQL, CalQLConfig
 from stratdiff.agents.calql import CalQLState, conservative_gap
@@ -26,21 +37,6 @@ CONFIG = CalQLConfig(
 )
 ANTMAZE = {"lagrange": True, "max_target_backup": True}
 KEY = jax.random.key(3)
-# Adam moments of some earlier updates: the step then depends on the gradient's size, not only on
-# its sign as the very first step does.
-MU, NU, COUNT = 0.01, 1e-3, 3
-# The networks are tiny: compiling is all the time there is.
-FAST = {"xla_backend_optimization_level": 0}
-
-
-def to_numpy(tree):
-    return jax.tree.map(lambda x: np.array(x, np.float64), tree)
-
-
-def mlp(layers, x):
-    for layer in layers[:-1]:
-        x = np.maximum(x @ layer.weight + layer.bias, 0)
-    return x @ layers[-1].weight + layers[-1].bias
 
 
 def critics(ensemble, obs, action):
@@ -50,47 +46,16 @@ def critics(ensemble, obs, action):
     )
     x = np.concatenate([obs, action], -1)
     members = [jax.tree.map(lambda w, k=k: w[k], ensemble.members) for k in range(2)]
-    return np.stack([mlp(m.layers, x)[..., 0] for m in members])
+    return np.stack([mlp(m, x)[..., 0] for m in members])
 
 
 def squashed(actor, obs, noise):
     """(actions, log-densities) of the tanh-Gaussian for noise [B, n, A], by change of variables."""
-    mean, log_std = np.split(mlp(actor.net.layers, obs)[:, None], 2, axis=-1)
+    mean, log_std = np.split(mlp(actor.net, obs)[:, None], 2, axis=-1)
     std = np.exp(np.clip(log_std, -20, 2))
     action = np.tanh(mean + std * noise)
     density = np.exp(-0.5 * noise**2) / (std * np.sqrt(2 * np.pi)) / (1 - action**2)
     return action, np.log(density).sum(-1)
-
-
-def finite_differences(loss, params, step=1e-6):
-    """Central differences by every single weight of `params` (changed in place and restored)."""
-    gradient = jax.tree.map(np.zeros_like, params)
-    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(gradient), strict=True)
-    for weights, out in leaves:
-        for index in np.ndindex(weights.shape):
-            old = weights[index]
-            weights[index] = old + step
-            above = loss(params)
-            weights[index] = old - step
-            out[index] = (above - loss(params)) / (2 * step)
-            weights[index] = old
-    return gradient
-
-
-def adam(params, gradient, rate):
-    """Adam (Kingma & Ba, algorithm 1) at step COUNT + 1 from moments MU and NU."""
-
-    def one(p, g):
-        m = (0.9 * MU + 0.1 * g) / (1 - 0.9 ** (COUNT + 1))
-        v = (0.999 * NU + 0.001 * g**2) / (1 - 0.999 ** (COUNT + 1))
-        return p - rate * m / (np.sqrt(v) + 1e-8)
-
-    return jax.tree.map(one, params, gradient)
-
-
-def assert_trees_close(found, expected, **kwargs):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, **kwargs)
 
 
 def make_agent(**changes):

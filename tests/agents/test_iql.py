@@ -7,6 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from reference import (
+    COUNT,
+    FAST,
+    MU,
+    NU,
+    adam,
+    assert_trees_close,
+    finite_differences,
+    mlp,
+    to_numpy,
+)
 
 from stratdiff.agents import IQL, Agent, IQLConfig
 from stratdiff.agents.base import mean_over_batch, polyak, td_target
@@ -26,59 +37,13 @@ CONFIG = IQLConfig(
     max_target_actions=4,
 )
 KEY = jax.random.key(11)
-# The networks are tiny: compiling is all the time there is.
-FAST = {"xla_backend_optimization_level": 0}
-# Adam moments of some earlier updates: the step then depends on the gradient's size, not only on
-# its sign as the very first step does.
-MU, NU, COUNT = 0.01, 1e-3, 3
-
-
-def to_numpy(tree):
-    return jax.tree.map(lambda x: np.array(x, np.float64), tree)
-
-
-def mlp(layers, x):
-    for layer in layers[:-1]:
-        x = np.maximum(x @ layer.weight + layer.bias, 0)
-    return x @ layers[-1].weight + layers[-1].bias
 
 
 def critics(ensemble, obs, action):
     """Q_k(s, a), [2, B]: member k is row k of every stacked weight."""
     x = np.concatenate([obs, action], -1)
     members = [jax.tree.map(lambda w, k=k: w[k], ensemble.members) for k in range(2)]
-    return np.stack([mlp(m.layers, x)[..., 0] for m in members])
-
-
-def finite_differences(loss, params, step=1e-6):
-    """Central differences by every single weight of `params` (changed in place and restored)."""
-    gradient = jax.tree.map(np.zeros_like, params)
-    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(gradient), strict=True)
-    for weights, out in leaves:
-        for index in np.ndindex(weights.shape):
-            old = weights[index]
-            weights[index] = old + step
-            above = loss(params)
-            weights[index] = old - step
-            out[index] = (above - loss(params)) / (2 * step)
-            weights[index] = old
-    return gradient
-
-
-def adam(params, gradient, rate):
-    """Adam (Kingma & Ba, algorithm 1) at step COUNT + 1 from moments MU and NU."""
-
-    def one(p, g):
-        m = (0.9 * MU + 0.1 * g) / (1 - 0.9 ** (COUNT + 1))
-        v = (0.999 * NU + 0.001 * g**2) / (1 - 0.999 ** (COUNT + 1))
-        return p - rate * m / (np.sqrt(v) + 1e-8)
-
-    return jax.tree.map(one, params, gradient)
-
-
-def assert_trees_close(found, expected, **kwargs):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, **kwargs)
+    return np.stack([mlp(m, x)[..., 0] for m in members])
 
 
 def make_state(agent, mu=MU, nu=NU, count=COUNT, updates=0):
@@ -126,17 +91,17 @@ def expected_update(state, batch, k):
     tau = np.array([0.7] * k + [0.95] * (BATCH - k))
 
     def value_loss(value):
-        u = q - mlp(value.layers, b.obs)[:, 0]
+        u = q - mlp(value, b.obs)[:, 0]
         return np.mean(np.where(u < 0, 1 - tau, tau) * u**2)
 
     metrics = {"value_loss": value_loss(s.value)}
     value = adam(s.value, finite_differences(value_loss, s.value), c.learning_rate)
-    v = mlp(value.layers, b.obs)[:, 0]
+    v = mlp(value, b.obs)[:, 0]
     weight = np.minimum(np.exp(2.0 * (q - v)), 100)
 
     def actor_loss(actor):
         std = np.exp(np.clip(actor.log_std, -5, 2))
-        z = (b.action - np.tanh(mlp(actor.net.layers, b.obs))) / std
+        z = (b.action - np.tanh(mlp(actor.net, b.obs))) / std
         log_prob = np.sum(-0.5 * z**2 - np.log(std * np.sqrt(2 * np.pi)), -1)
         return -np.mean(weight * log_prob)
 
@@ -144,8 +109,8 @@ def expected_update(state, batch, k):
     actor = adam(s.actor, finite_differences(actor_loss, s.actor), c.learning_rate)
 
     # V(s') of the new value network on conservative rows, the best of four actions on the others.
-    next_value = mlp(value.layers, b.next_obs)[:, 0]
-    mean = np.tanh(mlp(s.actor.net.layers, b.next_obs[k:]))[:, None]
+    next_value = mlp(value, b.next_obs)[:, 0]
+    mean = np.tanh(mlp(s.actor.net, b.next_obs[k:]))[:, None]
     noise = np.array(jax.random.normal(KEY, (BATCH - k, 4, ACT)), np.float64)
     action = np.clip(mean + np.exp(s.actor.log_std) * noise, -1, 1)
     for i in range(BATCH - k):
@@ -220,7 +185,7 @@ def test_the_stratum_of_a_row_is_its_position():
     state, batch = make_state(AGENT), make_batch()
     losses = [float(update(AGENT, state, batch, KEY, k)[1]["value_loss"]) for k in (0, 2, BATCH)]
     s, b = to_numpy(state), to_numpy(batch)
-    u = critics(s.target_critic, b.obs, b.action).min(0) - mlp(s.value.layers, b.obs)[:, 0]
+    u = critics(s.target_critic, b.obs, b.action).min(0) - mlp(s.value, b.obs)[:, 0]
     assert (u < 0).any() and (u > 0).any()
     change = np.where(u < 0, 0.3 - 0.05, 0.7 - 0.95) * u**2 / BATCH
     np.testing.assert_allclose(np.diff(losses), [change[:2].sum(), change[2:].sum()], atol=2e-6)

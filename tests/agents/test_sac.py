@@ -9,6 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from reference import (
+    COUNT,
+    FAST,
+    MU,
+    NU,
+    adam,
+    assert_trees_close,
+    finite_differences,
+    mlp,
+    to_numpy,
+)
 
 from stratdiff.agents import SAC, Agent, SACConfig
 from stratdiff.agents.sac import SACState
@@ -20,26 +31,6 @@ CONFIG = SACConfig(
 )
 RLPD = {"critics": 4, "target_critics": 2, "layer_norm": True}
 KEY = jax.random.key(3)
-# Adam moments of some earlier updates: the step then depends on the gradient's size, not only on
-# its sign as the very first step does.
-MU, NU, COUNT = 0.01, 1e-3, 3
-# The networks are tiny: compiling is all the time there is.
-FAST = {"xla_backend_optimization_level": 0}
-
-
-def to_numpy(tree):
-    return jax.tree.map(lambda x: np.array(x, np.float64), tree)
-
-
-def mlp(net, x):
-    """Linear, layer normalisation where there is one, ReLU, ...; linear."""
-    for i, layer in enumerate(net.layers[:-1]):
-        x = x @ layer.weight + layer.bias
-        if net.norms:
-            x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-            x = x * net.norms[i].scale + net.norms[i].shift
-        x = np.maximum(x, 0)
-    return x @ net.layers[-1].weight + net.layers[-1].bias
 
 
 def critics(ensemble, obs, action):
@@ -58,37 +49,6 @@ def squashed(actor, obs, key):
     action = np.tanh(mean + std * noise)
     density = np.exp(-0.5 * noise**2) / (std * np.sqrt(2 * np.pi)) / (1 - action**2)
     return action, np.log(density).sum(-1)
-
-
-def finite_differences(loss, params, step=1e-6):
-    """Central differences by every single weight of `params` (changed in place and restored)."""
-    gradient = jax.tree.map(np.zeros_like, params)
-    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(gradient), strict=True)
-    for weights, out in leaves:
-        for index in np.ndindex(weights.shape):
-            old = weights[index]
-            weights[index] = old + step
-            above = loss(params)
-            weights[index] = old - step
-            out[index] = (above - loss(params)) / (2 * step)
-            weights[index] = old
-    return gradient
-
-
-def adam(params, gradient, rate):
-    """Adam (Kingma & Ba, algorithm 1) at step COUNT + 1 from moments MU and NU."""
-
-    def one(p, g):
-        m = (0.9 * MU + 0.1 * g) / (1 - 0.9 ** (COUNT + 1))
-        v = (0.999 * NU + 0.001 * g**2) / (1 - 0.999 ** (COUNT + 1))
-        return p - rate * m / (np.sqrt(v) + 1e-8)
-
-    return jax.tree.map(one, params, gradient)
-
-
-def assert_trees_close(found, expected, **kwargs):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, **kwargs)
 
 
 def make_agent(**changes):

@@ -136,8 +136,8 @@ def test_without_timeouts_the_horizon_cuts(path):
     del arrays["timeouts"]
     write_raw(path, arrays)
     dataset = d4rl.read(path, horizon=5)
-    # Terminal at 3; D4RL counts from 1 after it: 4 + 3 is the fifth step, and 5 rows on.
-    np.testing.assert_array_equal(np.flatnonzero(dataset.ends), [3, 7])
+    # Terminal at 3; D4RL counts from 1 after it, so it drops row 7; the fifth step is row 8.
+    np.testing.assert_array_equal(np.flatnonzero(dataset.ends), [3, 8])
     np.testing.assert_array_equal(dataset.transitions, [0, 1, 2, 3, 4, 5, 6, 8, 9, 10])
     np.testing.assert_array_equal(np.flatnonzero(d4rl.read(path).ends), [3])
     # With timeouts in the file the horizon is not asked.
@@ -272,6 +272,19 @@ def test_damaged_chunk(path):
     raw[start : start + 100] = bytes(100)
     path.write_bytes(raw)
     refused(path, "observations")
+
+
+def test_array_without_values(path):
+    # HDF5 can hold a data set of no shape at all.
+    write_raw(path, make_arrays() | {"rewards": h5py.Empty("f4")})
+    refused(path, "'rewards'")
+
+
+def test_doubles_beyond_float32(path):
+    arrays = make_arrays()
+    arrays["rewards"] = arrays["rewards"].astype(np.float64)
+    arrays["rewards"][4] = 1e300
+    refused(write_raw(path, arrays), "rewards", "1 values", "(4,)")
 
 
 # Writing

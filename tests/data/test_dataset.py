@@ -34,6 +34,17 @@ def d4rl_loop(terminals, timeouts, horizon):
     return kept, final_rows
 
 
+def true_time_limits(terminals, horizon):
+    """Rows that are the horizon-th step of their trajectory."""
+    out, steps = [], 0
+    for terminal in terminals:
+        steps += 1
+        out.append(steps == horizon)
+        if terminal or steps == horizon:
+            steps = 0
+    return out
+
+
 flags = st.lists(st.booleans(), min_size=1, max_size=40)
 rare = st.lists(st.integers(0, 9).map(lambda x: x == 0), min_size=1, max_size=60)
 
@@ -54,6 +65,8 @@ def test_transition_rows_follow_d4rl(rows, horizon):
     kept, final = d4rl_loop(terminals, timeouts, horizon)
     ends, transitions = transition_rows(terminals, timeouts, horizon)
     np.testing.assert_array_equal(transitions, kept)
+    if timeouts is None:
+        final = true_time_limits(terminals, horizon)
     np.testing.assert_array_equal(ends, terminals | np.array(final))
 
 
@@ -71,8 +84,8 @@ def test_step_counter_starts_at_one_after_a_terminal():
     terminals = np.zeros(12, bool)
     terminals[5] = True
     ends, rows = transition_rows(terminals, None, 4)
-    # Time limits: row 3 (0 + 3), row 8 (6 + 2), then 4 rows on.
-    np.testing.assert_array_equal(np.flatnonzero(ends), [3, 5, 8])
+    # Dropped: row 3 (0 + 3), row 8 (6 + 2), then 4 rows on. Trajectories end at rows 3, 5 and 9.
+    np.testing.assert_array_equal(np.flatnonzero(ends), [3, 5, 9])
     np.testing.assert_array_equal(rows, [0, 1, 2, 4, 5, 6, 7, 9, 10])
 
 

@@ -119,3 +119,15 @@ def test_random_episodes_equal_lists():
         replay = finish(replay, jnp.asarray(length), 0.9, 10)
         expected = [row[1] for row in rows]
         np.testing.assert_allclose(replay.data.mc_return, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_failed_sparse_episode_would_have_gone_on_so():
+    """AntMaze, rewards -5 until the goal's 5: two failed steps, then two that reach it."""
+    replay = empty_replay(CAPACITY, OBS, ACT, 0)
+    for i, reward in enumerate([-5.0, -5.0]):
+        replay = insert(replay, transition(i, reward), None)
+    replay = replay.finish_episode(jnp.asarray(2), 0.9, 5, failure_reward=-5.0)
+    for i, reward in enumerate([-5.0, 5.0], 2):
+        replay = insert(replay, transition(i, reward), None)
+    replay = replay.finish_episode(jnp.asarray(2), 0.9, 5, failure_reward=-5.0)
+    np.testing.assert_allclose(replay.data.mc_return[:4], [-50, -50, -0.5, 5], rtol=1e-5)

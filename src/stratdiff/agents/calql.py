@@ -63,6 +63,9 @@ class CalQLState(eqx.Module):
     multiplier_opt: optax.OptState
 
 
+MAX_MULTIPLIER = 1e6
+
+
 def conservative_gap(
     q_data: Float[Array, "*batch"],
     q_uniform: Float[Array, "*batch n"],
@@ -102,7 +105,7 @@ class CalQL(ActorCritic):
             critic=critic,
             target_critic=critic,
             log_temperature=zero,
-            log_multiplier=jnp.zeros(()),
+            log_multiplier=jnp.ones(()),  # the authors' start
             actor_opt=adam_init(actor),
             critic_opt=adam_init(critic),
             temperature_opt=adam_init(zero),
@@ -133,7 +136,11 @@ class CalQL(ActorCritic):
         sampled = jax.lax.stop_gradient(jnp.concatenate([uniform, now, later], axis=1))
         log_prob = jax.lax.stop_gradient(jnp.concatenate([now_log_prob, later_log_prob], axis=1))
         v_ref = mc_return if c.calibrate else jnp.full_like(mc_return, -jnp.inf)
-        multiplier = jnp.exp(state.log_multiplier) if c.lagrange else jnp.ones(())
+        multiplier = (
+            jnp.minimum(jnp.exp(state.log_multiplier), MAX_MULTIPLIER)
+            if c.lagrange
+            else jnp.ones(())
+        )
 
         def critic_loss(critic: CriticEnsemble) -> tuple[Float[Array, ""], Metrics]:
             q_data = critic(batch.obs, batch.action)

@@ -80,7 +80,7 @@ def _read_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
     where, data = f"data file {str(path)!r}", file[key]
     if not isinstance(data, h5py.Dataset):
         raise UserError(f"{where}: {key!r} is a group; an array is needed.")
-    if data.dtype.kind not in "fiub":
+    if data.shape is None or data.dtype.kind not in "fiub":
         raise UserError(f"{where}: {key!r} holds {data.dtype} values; numbers are needed.")
     matrix = key in ("observations", "actions")
     fits = data.ndim == 2 and data.shape[1] > 0 if matrix else data.shape[1:] in ((), (1,))
@@ -88,7 +88,8 @@ def _read_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
         expected = "(rows, size)" if matrix else "(rows,)"
         raise UserError(f"{where}: {key!r} has shape {data.shape}; expected {expected}.")
     try:
-        array = np.asarray(data[()], np.float32)
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused by its place
+            array = np.asarray(data[()], np.float32)
     except OSError as error:
         raise UserError(
             f"{where}: {key!r} could not be read ({error}); the file is damaged, copy it again."

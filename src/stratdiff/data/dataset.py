@@ -97,20 +97,32 @@ def transition_rows(
     """D4RL's `qlearning_dataset` rule: (last rows of trajectories, rows that are transitions).
 
     A row with a timeout is dropped, a terminal one kept, the last row of the file always dropped.
-    Without `timeouts` a row counts as one when D4RL's step counter reaches horizon - 1; after a
-    terminal that counter starts at 1, not 0 (d4rl/__init__.py, `qlearning_dataset`).
+    Without `timeouts` the row where D4RL's step counter reaches horizon - 1 is dropped; after a
+    terminal that counter starts at 1, not 0 (d4rl/__init__.py, `qlearning_dataset`). Trajectories
+    end where the true count does.
     """
-    n = len(terminals)
     if timeouts is None:
-        timeouts = np.zeros(n, bool)
-        if horizon and n:
-            start, counter = 0, 0
-            for stop in [*np.flatnonzero(terminals).tolist(), n - 1]:
-                timeouts[start + horizon - 1 - counter : stop + 1 : horizon] = True
-                start, counter = stop + 1, 0 if timeouts[stop] else 1
-    keep = ~timeouts
+        dropped = _count_out(terminals, horizon, after_terminal=1)
+        timeouts = _count_out(terminals, horizon, after_terminal=0)
+    else:
+        dropped = timeouts
+    keep = ~dropped
     keep[-1:] = False
     return terminals | timeouts, np.flatnonzero(keep)
+
+
+def _count_out(
+    terminals: Bool[np.ndarray, " rows"], horizon: int | None, after_terminal: int
+) -> Bool[np.ndarray, " rows"]:
+    """Rows at which a step counter reaches horizon - 1; it restarts at 0 after such a row."""
+    n = len(terminals)
+    out = np.zeros(n, bool)
+    if horizon and n:
+        start, counter = 0, 0
+        for stop in [*np.flatnonzero(terminals).tolist(), n - 1]:
+            out[start + horizon - 1 - counter : stop + 1 : horizon] = True
+            start, counter = stop + 1, 0 if out[stop] else after_terminal
+    return out
 
 
 def validate(dataset: Dataset) -> None:

@@ -36,10 +36,17 @@ class Replay(eqx.Module):
         data, actions = jax.tree.map(lambda w, n: w.at[row].set(n), whole, new)
         return Replay(data, actions, self.inserted + 1)
 
-    def finish_episode(self, length: Int[Array, ""], discount: float, horizon: int) -> "Replay":
+    def finish_episode(
+        self,
+        length: Int[Array, ""],
+        discount: float,
+        horizon: int,
+        failure_reward: float | None = None,
+    ) -> "Replay":
         """Fill in the returns-to-go of the last `length` transitions, a whole episode.
 
-        `horizon` bounds `length` (static).
+        `horizon` bounds `length` (static). With `failure_reward` (AntMaze), an episode without any
+        higher reward gets r / (1 - γ) at every step, as `returns_to_go` with `sparse` offline.
         """
         back = jnp.arange(min(horizon, self.capacity))
         rows = (self.inserted - 1 - back) % self.capacity
@@ -50,7 +57,11 @@ class Replay(eqx.Module):
             value = reward + discount * value
             return value, value
 
-        _, returns = jax.lax.scan(step, jnp.zeros(()), self.data.reward[rows])
+        rewards = self.data.reward[rows]
+        _, returns = jax.lax.scan(step, jnp.zeros(()), rewards)
+        if failure_reward is not None:
+            success = ((rewards > failure_reward + 1e-4) & (back < length)).any()
+            returns = jnp.where(success, returns, rewards / (1 - discount))
         old = self.data.mc_return
         new = old.at[rows].set(jnp.where(back < length, returns, old[rows]))
         return Replay(self.data._replace(mc_return=new), self.support, self.inserted)

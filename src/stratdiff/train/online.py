@@ -214,8 +214,9 @@ def finish_episodes(
     learner: Learner, state: TrainState, lengths: Int[Array, " seeds"]
 ) -> TrainState:
     """Fill in the returns-to-go of episodes that just ended; length 0: still running."""
-    discount = learner.config.agent.discount
-    replay = jax.vmap(lambda r, n: r.finish_episode(n, discount, learner.horizon))(
+    c = learner.config
+    failure = learner.reward.shift if c.recipe == "antmaze" else None
+    replay = jax.vmap(lambda r, n: r.finish_episode(n, c.agent.discount, learner.horizon, failure))(
         state.replay, lengths
     )
     return eqx.tree_at(lambda s: s.replay, state, replay)
