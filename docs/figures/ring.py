@@ -145,7 +145,7 @@ def main() -> None:
     n = 16_384
     behaviour = train_behaviour(keys[0], 12_000)
     pool = support(behaviour, keys[1], n // 16)
-    energy = train_energy(keys[2], pool, 8_000, (64, 64, 64))
+    energy = train_energy(keys[2], pool, 20_000, (64, 64, 64))
     panels = {
         "Behaviour data: target": draw(keys[3], n),
         "Behaviour model, unguided": pool.reshape(-1, 2),
