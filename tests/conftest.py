@@ -24,6 +24,7 @@ from stratdiff.data import d4rl
 
 TINY = {
     "preset": "demo",
+    "seeds": (0,),
     "env": pointmass.ENV,
     "batch_size": 16,
     "offline_steps": 60,

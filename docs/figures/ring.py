@@ -1,6 +1,6 @@
 """Eight Gaussians on a ring: behaviour samples and guided samples against their targets.
 
-`python docs/figures/ring.py` trains both models (some two minutes on a CPU core) and draws
+`python docs/figures/ring.py` trains both models (a minute or two on a CPU core) and draws
 docs/images/ring.png. tests/diffusion/test_ring.py checks the numbers with the same code.
 """
 

@@ -193,14 +193,19 @@ _ANTMAZE: dict[str, Any] = {
     "behaviour": {"support_actions": 32},
 }
 _DEMO: dict[str, Any] = {
-    "offline_steps": 15_000,
-    "behaviour_steps": 5000,
-    "energy_steps": 1500,
+    "offline_steps": 30_000,
+    "behaviour_steps": 4000,
+    "energy_steps": 1000,
     "online_steps": 4000,
     "offline_eval_interval": 5000,
     "eval_interval": 1000,
     "log_interval": 250,
-    "behaviour": {"widths": (128, 64, 32), "support_actions": 8},
+    "behaviour": {
+        "widths": (128, 64, 32),
+        "support_actions": 8,
+        "solver_steps": 8,
+        "time_grid": "lambda",
+    },
     "energy": {"hidden": (64, 64, 64)},
 }
 _RECIPES: dict[str, dict[str, Any]] = {"locomotion": {}, "antmaze": _ANTMAZE}

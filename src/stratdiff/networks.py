@@ -35,6 +35,11 @@ def adam_init(params: PyTree) -> optax.OptState:
     return jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), shapes)
 
 
+def copy(tree: T) -> T:
+    """The same weights in buffers of their own, so that a state may be donated."""
+    return jax.tree.map(lambda x: jnp.asarray(np.array(x)), tree)
+
+
 def stack(trees: list[T]) -> T:
     """Pytrees of one structure as one, with a leading axis."""
     return jax.tree.map(lambda *x: jnp.asarray(np.stack([np.asarray(a) for a in x])), *trees)

@@ -204,6 +204,7 @@ def test_fine_tuning_beats_the_pre_trained_policy(base, data_file, tmp_path):
         "demo",
         dataset=str(data_file),
         base=base,
+        seeds=[0],
         batch_size=64,
         offline_steps=150,
         behaviour_steps=800,

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from stratdiff.agents.base import ActorCritic, Metrics, mean_over_batch, polyak, td_target
 from stratdiff.data.batch import Transition
-from stratdiff.networks import CriticEnsemble, SquashedGaussianPolicy, adam_init, adam_update
+from stratdiff.networks import CriticEnsemble, SquashedGaussianPolicy, adam_init, adam_update, copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ class CalQL(ActorCritic):
         return CalQLState(
             actor=actor,
             critic=critic,
-            target_critic=critic,
+            target_critic=copy(critic),
             log_temperature=zero,
             log_multiplier=jnp.ones(()),  # the authors' start
             actor_opt=adam_init(actor),

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from stratdiff.agents.base import ActorCritic, Metrics, polyak, td_target
 from stratdiff.data.batch import Transition
-from stratdiff.networks import MLP, CriticEnsemble, GaussianPolicy, adam_init, adam_update
+from stratdiff.networks import MLP, CriticEnsemble, GaussianPolicy, adam_init, adam_update, copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ class IQL(ActorCritic):
             actor=actor,
             value=value,
             critic=critic,
-            target_critic=critic,
+            target_critic=copy(critic),
             actor_opt=adam_init(actor),
             value_opt=adam_init(value),
             critic_opt=adam_init(critic),

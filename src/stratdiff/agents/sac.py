@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from stratdiff.agents.base import ActorCritic, Metrics, polyak, td_target
 from stratdiff.data.batch import Transition
-from stratdiff.networks import CriticEnsemble, SquashedGaussianPolicy, adam_init, adam_update
+from stratdiff.networks import CriticEnsemble, SquashedGaussianPolicy, adam_init, adam_update, copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class SAC(ActorCritic):
         return SACState(
             actor=actor,
             critic=critic,
-            target_critic=critic,
+            target_critic=copy(critic),
             log_temperature=zero,
             actor_opt=adam_init(actor),
             critic_opt=adam_init(critic),

@@ -4,6 +4,7 @@ Lu et al. 2022 (arXiv 2211.01095), algorithm 2, data prediction.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 
 from stratdiff.diffusion.sde import VPSDE
 
+TimeGrid = Literal["uniform", "lambda"]
 Score = Callable[[Float[Array, "*batch act"], Float[Array, ""]], Float[Array, "*batch act"]]
 
 
@@ -35,13 +37,18 @@ def dpm_solver(
     sde: VPSDE,
     steps: int = 15,
     clip: bool = True,
+    grid: TimeGrid = "uniform",
 ) -> Float[Array, "*batch act"]:
     """Integrate the probability-flow ODE from `noise` at t = 1 down to t_min in `steps` steps.
 
-    t is uniform. With `clip` every x0 prediction is cut to [-1, 1], the range of actions; so is
-    the result.
+    The steps are uniform in t (the paper's) or, with `grid="lambda"`, in λ, which is many times
+    more accurate at 15 steps (docs/fidelity.md). With `clip` every x0 prediction is cut to
+    [-1, 1], the range of actions; so is the result.
     """
     t = jnp.linspace(1.0, sde.t_min, steps + 1)
+    if grid == "lambda":
+        first, last = sde.lam(t[0]), sde.lam(t[-1])
+        t = sde.inverse_lam(jnp.linspace(first, last, steps + 1))
     alpha, sigma, lam = sde.alpha(t), sde.sigma(t), sde.lam(t)
     h = lam[1:] - lam[:-1]
     # Weight of the second-order correction 1/(2 r_i), r_i = h_{i-1}/h_i; the first step has none.

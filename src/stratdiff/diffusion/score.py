@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from stratdiff.diffusion.sampler import Score, dpm_solver
+from stratdiff.diffusion.sampler import Score, TimeGrid, dpm_solver
 from stratdiff.diffusion.sde import VPSDE
-from stratdiff.networks import DenseUNet, adam_init, adam_update
+from stratdiff.networks import DenseUNet, adam_init, adam_update, copy
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -30,6 +30,8 @@ class BehaviourConfig:
     """Decay of the weight average that samples are drawn with."""
     solver_steps: int = 15
     """DPM-Solver++ steps per sample, guided and unguided."""
+    time_grid: TimeGrid = "uniform"
+    """Solver steps uniform in t (the paper's) or in λ, far more accurate at few steps."""
     support_actions: int = 16
     """Support actions M kept per state."""
 
@@ -66,7 +68,7 @@ class BehaviourModel:
         """Fresh weights."""
         net = DenseUNet(self.obs_dim, self.action_dim, key, self.config.widths)
         opt = adam_init(net)
-        return BehaviourState(net, net, opt)
+        return BehaviourState(net, copy(net), opt)
 
     def update(
         self,
@@ -104,4 +106,9 @@ class BehaviourModel:
         shape = (self.config.support_actions, self.action_dim)
         noise = jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
         score = self.score(state.ema, obs[:, None])
-        return dpm_solver(score, noise, self.sde, self.config.solver_steps)
+        return self.sample(score, noise)
+
+    def sample(self, score: Score, noise: Float[Array, "*batch act"]) -> Float[Array, "*batch act"]:
+        """Actions from noise by the configured solver."""
+        c = self.config
+        return dpm_solver(score, noise, self.sde, c.solver_steps, grid=c.time_grid)

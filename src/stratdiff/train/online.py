@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from stratdiff import stratify
 from stratdiff.agents.base import Metrics
 from stratdiff.data.batch import Transition
-from stratdiff.diffusion.sampler import dpm_solver, guided
+from stratdiff.diffusion.sampler import guided
 from stratdiff.train.state import (
     Accumulator,
     DeviceData,
@@ -79,8 +79,7 @@ def alignment(
         net = state.energy.net
         score = guided(score, lambda a, t: net(batch.obs, a, t), c.guidance_scale)
     noise = jax.random.normal(key, batch.action.shape)
-    guided_action = dpm_solver(score, noise, learner.behaviour.sde, c.behaviour.solver_steps)
-    return stratify.guided_alignment(batch.action, guided_action)
+    return stratify.guided_alignment(batch.action, learner.behaviour.sample(score, noise))
 
 
 def online_update(
