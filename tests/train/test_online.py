@@ -22,7 +22,7 @@ def setup(config, seeds=(0,)):
     state = learner.init(seeds)
     support = None
     if config.needs_support:
-        support = offline.empty_support(learner, state, data)
+        support = jnp.zeros((len(seeds), len(dataset), config.behaviour.support_actions, 2))
         support = offline.fill_support(learner, state, data, support, jnp.asarray(0))
     return learner, state, data, support
 

@@ -108,6 +108,9 @@ def run_steps(
     return state, total
 
 
+SUPPORT_ROWS = 1024
+
+
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
 def fill_support(
     learner: Learner,
@@ -129,14 +132,3 @@ def fill_support(
         return whole.at[index].set(new)
 
     return jax.vmap(rows)(state, support)
-
-
-SUPPORT_ROWS = 1024
-
-
-def empty_support(
-    learner: Learner, state: TrainState, data: DeviceData
-) -> Float[Array, "seeds n support act"]:
-    """Room for the support actions of every transition of D_off."""
-    m, dim = learner.config.behaviour.support_actions, learner.agent.action_dim
-    return jnp.zeros((len(state.seed), len(data.rows), m, dim))

@@ -210,14 +210,14 @@ class _Run:
         if not c.needs_support or self.support is not None:
             return
         path = self.directory / "support.npy"
-        empty = offline.empty_support(self.learner, self.state, self.data)
+        n = len(self.data.rows)
+        shape = (len(c.seeds), n, c.behaviour.support_actions, self.task.action_dim)
         if path.is_file():
             self.support = jnp.asarray(np.load(path, allow_pickle=False))
-            if self.support.shape == empty.shape:
+            if self.support.shape == shape:
                 return
-        n = len(self.data.rows)
         self.reporter.begin("support", n)
-        support = empty
+        support = jnp.zeros(shape)
         for first in range(0, n, offline.SUPPORT_ROWS):
             support = offline.fill_support(
                 self.learner, self.state, self.data, support, jnp.asarray(first)
@@ -285,7 +285,9 @@ class _Run:
                 self.state = online.finish_episodes(self.learner, self.state, jnp.asarray(ended))
             p.step, p.total_steps = p.step + 1, p.total_steps + 1
             if p.step % c.log_interval == 0 or p.step == c.online_steps:
-                due = p.step % c.eval_interval == 0 or p.step == c.online_steps
+                logged = (p.step - 1) // c.log_interval * c.log_interval
+                due = p.step // c.eval_interval > logged // c.eval_interval
+                due |= p.step == c.online_steps
                 self._log_point(total, due)
                 total = jax.tree.map(jnp.copy, empty)
             if p.step % 10 == 0:
