@@ -105,7 +105,7 @@ def test_defaults_are_the_paper_on_locomotion():
 def test_demo_preset_shortens_and_keeps_the_method(recipe):
     demo, paper = make_config("demo", recipe), make_config("paper", recipe)
     for name in ("offline_steps", "behaviour_steps", "energy_steps", "online_steps"):
-        assert 0 < getattr(demo, name) <= getattr(paper, name) / 50
+        assert 0 < getattr(demo, name) <= getattr(paper, name) / 30
     assert demo.behaviour.widths == (128, 64, 32)
     for part in ("iql", "calql", "sac"):
         assert getattr(demo, part) == getattr(paper, part)
