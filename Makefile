@@ -27,3 +27,4 @@ test-all: lint
 
 figures: setup
 	$(BIN)/python docs/figures/ring.py
+	$(BIN)/python docs/figures/solver_grids.py

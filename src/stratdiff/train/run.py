@@ -84,9 +84,7 @@ def resume(
         UserError: the directory holds no run, or its checkpoint cannot be used here.
     """
     directory = Path(directory)
-    if not (directory / "config.json").is_file():
-        raise UserError(f"{str(directory)!r} is no run directory: it has no config.json.")
-    run = _Run(read_config(directory / "config.json"), directory, dataset, reporter or Reporter())
+    run = _Run(_run_config(directory), directory, dataset, reporter or Reporter())
     return run.execute()
 
 
@@ -99,9 +97,7 @@ def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str
         UserError: the directory holds no run with a policy.
     """
     directory = Path(directory)
-    if not (directory / "config.json").is_file():
-        raise UserError(f"{str(directory)!r} is no run directory: it has no config.json.")
-    config = read_config(directory / "config.json")
+    config = _run_config(directory)
     policy = Policy.load(directory / "policy.safetensors")
     task = find_task(config.env)
     seeds = config.seeds if seed is None else (seed,) * len(config.seeds)
@@ -116,6 +112,12 @@ def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str
         "score": scores.mean(1).tolist(),
         "score_std": scores.std(1).tolist(),
     }
+
+
+def _run_config(directory: Path) -> Config:
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{str(directory)!r} is no run directory: it has no config.json.")
+    return read_config(directory / "config.json")
 
 
 class _Run:
@@ -163,6 +165,8 @@ class _Run:
         self.log = MetricsLog(self.directory / "metrics.jsonl", self.position.metrics_bytes)
         self.evaluator = Evaluator(self.task, self.config.seeds, self.config.eval_episodes)
         self._clock = self._saved = time.monotonic()
+        if found is None:
+            self._checkpoint()
         try:
             for phase in PHASES[PHASES.index(self.position.phase) :]:
                 if phase != self.position.phase:
@@ -247,6 +251,7 @@ class _Run:
             self._evaluate_only()
         empty = online.empty_online_accumulator(self.learner, self.state, self.data, self.support)
         total = jax.tree.map(jnp.copy, empty)
+        unknown_return = jnp.full(len(seeds), -jnp.inf)
         while p.step < c.online_steps:
             action = np.array(self.state.action)  # a copy: the state is donated below
             next_obs, reward = np.empty_like(obs), np.zeros(len(seeds))
@@ -268,7 +273,7 @@ class _Run:
                 reward=jnp.asarray(rule.scale * reward + rule.shift, jnp.float32),
                 next_obs=jnp.asarray(self._normalize(next_obs)),
                 terminal=jnp.asarray(terminal),
-                mc_return=jnp.full(len(seeds), -jnp.inf),
+                mc_return=unknown_return,
             )
             obs = after
             self.state, total = online.online_step(
