@@ -1,8 +1,10 @@
 """Stack the policies of a SAC run into the snapshot file that ships with the package.
 
-    python scripts/pack_snapshots.py RUN_DIR OUT.safetensors --every 10000
+    python scripts/pack_snapshots.py RUN_DIR OUT.safetensors --medium 44
 
-The run must have been made with `--save-policies True`; docs/datasets.md has the command.
+The run must have been made with `--save-policies True`; docs/datasets.md has the commands. Every
+kept policy plays EPISODES episodes with stochastic actions, as in data collection; `medium` is the
+first one within a tenth of the given score, `expert` the best one.
 """
 
 import argparse
@@ -11,6 +13,25 @@ from pathlib import Path
 import numpy as np
 
 from stratdiff.policy import Policy
+from stratdiff.tasks import Task, find_task, make_env
+
+EPISODES = 20
+
+
+def stochastic_score(task: Task, policy: Policy) -> float:
+    """Mean normalised score of `EPISODES` episodes."""
+    envs = [make_env(task.env_id) for _ in range(EPISODES)]
+    rng = np.random.default_rng(0)
+    obs = np.stack([env.reset(seed=i)[0] for i, env in enumerate(envs)])
+    returns, running = np.zeros(EPISODES), np.ones(EPISODES, bool)
+    while running.any():
+        noise = rng.standard_normal((1, EPISODES, task.action_dim)).astype(np.float32)
+        action = policy.sample(obs[None], noise)[0]
+        for i in np.flatnonzero(running):
+            obs[i], reward, terminated, truncated, _ = envs[i].step(action[i])
+            returns[i] += float(reward)
+            running[i] = not (terminated or truncated)
+    return float(np.mean([task.score(r) for r in returns]))
 
 
 def main() -> None:
@@ -18,10 +39,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--every", type=int, default=10_000)
+    parser.add_argument("--medium", type=float, required=True, help="score of the medium policy")
+    parser.add_argument("--every", type=int, default=10_000, help="steps between two kept policies")
+    parser.add_argument("--until", type=int, default=10**9, help="last step to keep")
     args = parser.parse_args()
     found = [Policy.load(path) for path in sorted((args.run / "policies").glob("*.safetensors"))]
-    kept = [p for p in found if p.metadata["step"] > 0 and p.metadata["step"] % args.every == 0]
+    kept = [p for p in found if 0 < p.metadata["step"] <= args.until]
+    kept = [p for p in kept if p.metadata["step"] % args.every == 0]
+    task = find_task(kept[0].metadata["environment"])
     stacked = Policy(
         kept[0].kind,
         [
@@ -34,13 +59,23 @@ def main() -> None:
         kept[0].obs_mean,
         kept[0].obs_std,
         metadata={
-            "environment": kept[0].metadata["environment"],
+            "environment": task.env_id,
             "steps": [p.metadata["step"] for p in kept],
             "scores": [round(p.metadata["score"][0], 2) for p in kept],
         },
     )
     stacked.save(args.out)
-    print(f"{len(kept)} policies, {args.out.stat().st_size / 1e6:.2f} MB, {stacked.metadata}")
+    half = Policy.load(args.out)  # scores are those of the rounded weights
+    scores = [stochastic_score(task, half[i : i + 1]) for i in range(len(half))]
+    stacked.metadata |= {
+        "stochastic_scores": [round(score, 2) for score in scores],
+        "medium": next(i for i, s in enumerate(scores) if abs(s / args.medium - 1) <= 0.1),
+        "expert": int(np.argmax(scores)),
+    }
+    stacked.save(args.out)
+    print(f"{len(kept)} policies, {args.out.stat().st_size / 1e6:.2f} MB")
+    for key, value in stacked.metadata.items():
+        print(f"{key}: {value}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ usage: stratdiff COMMAND [options]
   train         pre-train on logged data, then fine-tune online
   resume DIR    go on with a run that was cut off
   eval DIR      run episodes of a run's policies
+  data          list, make, describe, check and convert data sets
 
 `stratdiff COMMAND --help` lists every option with its default. With no options, `stratdiff train`
 runs the demo on a data set that is made on first use.
@@ -93,7 +94,8 @@ def _train(args: list[str]) -> int:
     if path is not None:
         default = read_config(path)
     else:
-        options = {k: v for k in ("recipe", "preset") if (v := _value(args, f"--{k}")) is not None}
+        early = ("recipe", "preset", "dataset", "env")
+        options = {k: v for k in early if (v := _value(args, f"--{k}")) is not None}
         default = make_config(**{"preset": "demo", **options})
     parsed = _parse(_Train, args, default=_Train(_Start(), default))
     config = parsed.run
@@ -149,7 +151,13 @@ def _show(result: Any) -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "resume": _resume, "eval": _eval}
+def _data(args: list[str]) -> int:
+    from stratdiff import cli_data
+
+    return cli_data.main(args)
+
+
+_COMMANDS = {"train": _train, "resume": _resume, "eval": _eval, "data": _data}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import dacite
 
 from stratdiff.agents import CalQLConfig, IQLConfig, SACConfig
+from stratdiff.data.sources import environment_of
 from stratdiff.diffusion.energy import EnergyConfig
 from stratdiff.diffusion.score import BehaviourConfig
 from stratdiff.errors import UserError, nearest
-from stratdiff.tasks import Recipe
+from stratdiff.tasks import Recipe, recipe_of
 
 Base = Literal["iql", "calql", "sac"]
 Method = Literal["stratdiff", "base", "random"]
@@ -27,7 +28,7 @@ class Config:
     """A run: data, method, lengths, and the parts' own options."""
 
     dataset: str = DEFAULT_DATASET
-    """Offline data: a name (`stratdiff/...`) or the path of a D4RL-format HDF5 file."""
+    """Offline data: a name of `stratdiff data list`, or the path of a D4RL-format HDF5 file."""
     env: str = ""
     """Gymnasium id of the environment; empty: the one the data set names."""
     base: Base = "iql"
@@ -41,7 +42,7 @@ class Config:
     guidance_scale: float = 3.0
     """Guidance scale w; 0: plain behaviour sampling."""
     recipe: Recipe = "locomotion"
-    """Reward units and, through the presets, hyperparameters."""
+    """Reward units and, through the presets, hyperparameters; default: the environment's."""
     reward_scale: float = 0.0
     """Locomotion reward factor; 0: 1000 / (max - min episode return of the data)."""
 
@@ -222,14 +223,20 @@ def _override(options: dict[str, Any], changes: dict[str, Any]) -> None:
             options[key] = value
 
 
-def make_config(preset: str = "paper", recipe: str = "locomotion", **options: Any) -> Config:
+def make_config(preset: str = "paper", recipe: str = "", **options: Any) -> Config:
     """A config: the preset's lengths and sizes, the recipe's hyperparameters, then `options`.
 
-    Options of a part are a dict: `make_config(iql={"expectile": 0.8}, rho=0.3)`.
+    Without `recipe` it is that of the environment. Options of a part are a dict:
+    `make_config(iql={"expectile": 0.8}, rho=0.3)`.
 
     Raises:
         UserError: an option is unknown or out of range.
     """
+    if not recipe:
+        env_id, name = options.get("env"), options.get("dataset", DEFAULT_DATASET)
+        if not env_id and isinstance(name, str):
+            env_id = environment_of(name)
+        recipe = recipe_of(str(env_id))
     for name, value, known in (("preset", preset, [*_PRESETS]), ("recipe", recipe, [*_RECIPES])):
         if value not in known:
             raise UserError(f"--{name} is {value!r}; it must be one of {', '.join(known)}.")

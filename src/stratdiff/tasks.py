@@ -6,19 +6,30 @@ import warnings
 from typing import Literal
 
 import gymnasium
+import mujoco
 import numpy as np
 
+from stratdiff.envs.antmaze import MAZES  # importing it also registers the environments
 from stratdiff.errors import UserError, nearest
 
 Recipe = Literal["locomotion", "antmaze"]
 
-# D4RL's reference returns (Farama-Foundation/D4RL, d4rl/infos.py at 89141a6).
+# D4RL's reference returns by environment family (Farama-Foundation/D4RL, d4rl/infos.py at 89141a6).
 _REFERENCE_RETURNS = {
+    **{f"stratdiff/AntMaze-{maze}": (0.0, 1.0) for maze in MAZES},
     "HalfCheetah": (-280.178953, 12135.0),
     "Hopper": (-20.272305, 3234.3),
     "Walker2d": (1.629008, 4592.3),
     "Ant": (-325.6, 3879.7),
 }
+
+
+# Families whose contacts have margins (measured, MuJoCo 3.4 against 3.5).
+_CONTACT_MARGINS = {"Hopper", "Ant", *(f"stratdiff/AntMaze-{maze}" for maze in MAZES)}
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +51,11 @@ class Task:
             return episode_return
         low, high = self.reference_returns
         return 100 * (episode_return - low) / (high - low)
+
+
+def recipe_of(env_id: str) -> Recipe:
+    """The recipe of an environment: sparse goals, or everything else."""
+    return "antmaze" if env_id.startswith("stratdiff/AntMaze-") else "locomotion"
 
 
 def make_env(env_id: str) -> gymnasium.Env:
@@ -83,12 +99,20 @@ def find_task(env_id: str) -> Task:
     env = make_env(env_id)
     spec = env.spec
     family = re.sub(r"-v\d+$", "", env_id)
+    if family in _CONTACT_MARGINS and _version(mujoco.__version__) >= (3, 5):
+        warnings.warn(
+            f"MuJoCo {mujoco.__version__} sums the contact margins of two bodies, where D4RL's "
+            f"physics (MuJoCo before 3.5) takes the larger: {env_id} leaves the data's dynamics "
+            "within a few steps; pip install 'mujoco<3.5'.",
+            stacklevel=2,
+        )
     task = Task(
         env_id=env_id,
         obs_dim=env.observation_space.shape[0],  # type: ignore[index]
         action_dim=env.action_space.shape[0],  # type: ignore[index]
         horizon=spec.max_episode_steps if spec else None,
         reference_returns=_REFERENCE_RETURNS.get(family),
+        recipe=recipe_of(env_id),
     )
     env.close()
     return task

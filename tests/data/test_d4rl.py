@@ -1,9 +1,16 @@
 """D4RL-format files: what is read, what is refused and in which words."""
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import h5py
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stratdiff.data import d4rl
 from stratdiff.errors import UserError
@@ -42,12 +49,20 @@ def path(tmp_path):
     return tmp_path / "some-data.hdf5"
 
 
-def qlearning_dataset(arrays):
-    """D4RL's loop over the rows of a file with timeouts."""
-    out = []
+def qlearning_dataset(arrays, horizon=None):
+    """D4RL's loop over the rows of a file; `horizon` is needed where there are no timeouts."""
+    out, episode_step = [], 0
     for i in range(len(arrays["rewards"]) - 1):
-        if arrays["timeouts"][i]:
+        if "timeouts" in arrays:
+            final_timestep = arrays["timeouts"][i]
+        else:
+            final_timestep = episode_step == horizon - 1
+        if final_timestep:
+            episode_step = 0
             continue
+        if arrays["terminals"][i]:
+            episode_step = 0
+        episode_step += 1
         out.append(
             (
                 arrays["observations"][i],
@@ -81,6 +96,52 @@ def test_transitions_are_those_of_d4rl(path):
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(np.flatnonzero(dataset.ends), [3, 7])
+
+
+@st.composite
+def marked_files(draw):
+    """Arrays of 2 to 40 rows. Flags: any; rare; runs of terminals, as AntMaze has at the goal."""
+    rows = draw(st.integers(2, 40))
+
+    def flags():
+        out = draw(
+            st.lists(st.booleans(), min_size=rows, max_size=rows)
+            | st.sets(st.integers(0, rows - 1), max_size=4).map(
+                lambda places: [i in places for i in range(rows)]
+            )
+            | st.tuples(st.integers(0, rows - 1), st.integers(1, 6)).map(
+                lambda run: [run[0] <= i < run[0] + run[1] for i in range(rows)]
+            )
+        )
+        return np.array(out).astype(draw(st.sampled_from([bool, np.float32])))
+
+    arrays = make_arrays(rows) | {"terminals": flags(), "timeouts": flags()}
+    if draw(st.booleans()):
+        del arrays["timeouts"]
+    return arrays
+
+
+@given(marked_files(), st.integers(2, 12))
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_file_gives_the_transitions_of_d4rl(path, arrays, horizon):
+    write_raw(path, arrays)
+    expected = qlearning_dataset(arrays, horizon)
+    if not expected:
+        refused(path, "no transition", horizon=horizon)
+        return
+    dataset = d4rl.read(path, horizon)
+    rows = dataset.transitions
+    found = (
+        dataset.observations[rows],
+        dataset.actions[rows],
+        dataset.rewards[rows],
+        dataset.observations[rows + 1],
+        dataset.terminals[rows],
+    )
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_round_trip(path):
@@ -145,6 +206,79 @@ def test_without_timeouts_the_horizon_cuts(path):
     np.testing.assert_array_equal(
         d4rl.read(path, horizon=2).transitions, d4rl.read(path).transitions
     )
+
+
+def test_arrays_by_key(path):
+    qpos = np.arange(ROWS * 4, dtype=np.float64).reshape(ROWS, 4) / 3
+    more = {"infos/qpos": qpos, "infos/step": np.arange(ROWS), "rewards": np.ones((ROWS, 1))}
+    write_raw(path, make_arrays() | more)
+    keys = ["infos/qpos", "infos/qvel", "infos/step", "rewards", "terminals", "nothing"]
+    found = d4rl.read_arrays(path, keys)
+    assert list(found) == ["infos/qpos", "infos/step", "rewards", "terminals"]
+    assert all(array.dtype == np.float32 for array in found.values())
+    np.testing.assert_array_equal(found["infos/qpos"], qpos.astype(np.float32))
+    np.testing.assert_array_equal(found["infos/step"], np.arange(ROWS))
+    np.testing.assert_array_equal(found["rewards"], np.ones(ROWS))
+    np.testing.assert_array_equal(found["terminals"], make_arrays()["terminals"])
+    with pytest.raises(UserError, match="'infos' is a group"):
+        d4rl.read_arrays(path, ["infos"])
+
+
+def test_metadata(path):
+    metadata = {"name": "stratdiff/hopper-random", "recipe": 3, "seed": 0, "noise": 0.25}
+    d4rl.write(path, make_arrays(), "Hopper-v4", metadata)
+    found = d4rl.read_attributes(path)
+    assert found == {"env_id": "Hopper-v4", **metadata}
+    assert {type(value) for value in found.values()} == {str, int, float}
+    d4rl.write(path, make_arrays(), "Hopper-v4")
+    assert d4rl.read_attributes(path) == {"env_id": "Hopper-v4"}
+
+
+def test_attributes_of_others(path):
+    with h5py.File(write_raw(path, make_arrays()), "r+") as file:
+        file.attrs["env_id"] = np.bytes_(b"Hopper-v4")
+        file.attrs["steps"] = np.int32(5)
+        file.attrs["sizes"] = np.arange(3)
+        file.attrs["empty"] = h5py.Empty("f4")
+    assert d4rl.read_attributes(path) == {"env_id": "Hopper-v4", "steps": 5}
+    assert d4rl.read(path).env_id == "Hopper-v4"
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from stratdiff.data import d4rl
+
+def peak():
+    # Not getrusage, whose figure begins with that of the parent process.
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+before = peak()
+data = d4rl.read(sys.argv[1])
+fields = ("observations", "actions", "rewards", "terminals", "ends", "transitions")
+print((peak() - before) / sum(getattr(data, field).nbytes for field in fields))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(("dtype", "obs_dim"), [(np.float32, 17), (np.float64, 64)])
+def test_memory(path, dtype, obs_dim):
+    """At most 2.5 times the arrays, also where the file has doubles."""
+    rows = 300_000 * 17 // obs_dim
+    arrays = {
+        "observations": np.zeros((rows, obs_dim), dtype),
+        "actions": np.zeros((rows, 6), dtype),
+        "rewards": np.zeros(rows, dtype),
+        "terminals": np.zeros(rows, bool),
+        "timeouts": np.zeros(rows, bool),
+    }
+    # Kept in the file's other arrays, which must not be read.
+    write_raw(path, arrays | {"next_observations": arrays["observations"]})
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)], check=True, capture_output=True, text=True
+    )
+    assert 1 < float(run.stdout) < 2.5
 
 
 # Bad files: the message names the file and what is wrong
@@ -274,6 +408,42 @@ def test_damaged_chunk(path):
     refused(path, "observations")
 
 
+def test_damaged_chunk_of_any_key(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("infos/qpos", data=np.ones((2000, 3)), compression="gzip")
+        start = file["infos/qpos"].id.get_chunk_info(0).byte_offset
+    raw = bytearray(path.read_bytes())
+    raw[start : start + 100] = bytes(100)
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=r"'infos/qpos' could not be read .* damaged") as caught:
+        d4rl.read_arrays(path, ["infos/qpos"])
+    assert str(path) in str(caught.value)
+
+
+def test_damaged_directory(path):
+    """The signature of the root group's B-tree is gone: the file opens, its keys do not."""
+    raw = bytearray(write_raw(path, make_arrays()).read_bytes())
+    for place in range(len(raw)):
+        if raw[place : place + 4] == b"TREE":
+            raw[place : place + 4] = b"XXXX"
+    path.write_bytes(raw)
+    refused(path, "could not be read", "damaged")
+    with pytest.raises(UserError, match="damaged"):
+        d4rl.read_arrays(path, ["rewards"])
+
+
+def test_arrays_and_attributes_of_a_bad_file(path):
+    for content in (None, b"", b"no hdf5"):
+        if content is not None:
+            path.write_bytes(content)
+        for read in (
+            lambda: d4rl.read_arrays(path, ["rewards"]),
+            lambda: d4rl.read_attributes(path),
+        ):
+            with pytest.raises(UserError, match="does not exist" if content is None else "HDF5"):
+                read()
+
+
 def test_array_without_values(path):
     # HDF5 can hold a data set of no shape at all.
     write_raw(path, make_arrays() | {"rewards": h5py.Empty("f4")})
@@ -313,3 +483,56 @@ def test_write_makes_folders_and_replaces(tmp_path):
     assert len(d4rl.read(path).rewards) == 20
     assert d4rl.read(path).env_id == "Walker2d-v4"
     assert list(path.parent.iterdir()) == [path]
+
+
+def unwritable(path, *words):
+    with pytest.raises(UserError) as caught:
+        d4rl.write(path, make_arrays(), "Hopper-v4")
+    message = str(caught.value)
+    for word in (str(path), "could not be written", *words):
+        assert word in message, (word, message)
+    assert "\n" not in message
+
+
+def test_no_space(path, monkeypatch):
+    usage = shutil.disk_usage(path.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=50 * 1024))
+    unwritable(path, "it needs 0.1 MiB", "0.0 MiB are free")
+    assert list(path.parent.iterdir()) == []
+
+
+WRITE_TOO_MUCH = """
+import resource, sys
+import numpy as np
+from stratdiff.data import d4rl
+from stratdiff.errors import UserError
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+try:
+    d4rl.write(sys.argv[1], {"observations": np.zeros((100_000, 5))}, "Hopper-v4")
+except UserError as error:
+    print(error)
+"""
+
+
+def test_no_space_that_shows_while_writing(path):
+    """h5py then raises one error on writing and another of another kind on closing."""
+    path.write_bytes(b"old")
+    run = subprocess.run(
+        [sys.executable, "-c", WRITE_TOO_MUCH, str(path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert f"{str(path)!r} could not be written (File too large)" in run.stdout
+    assert run.stdout.count("\n") == 1
+    assert list(path.parent.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
+
+
+def test_folder_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    unwritable(tmp_path / "file" / "data.hdf5", "File exists")
+    (tmp_path / "folder.hdf5").mkdir()
+    unwritable(tmp_path / "folder.hdf5", "Is a directory")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.hdf5"]

@@ -1,6 +1,10 @@
 """Read and write D4RL-format HDF5."""
 
+import contextlib
 import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import h5py
@@ -10,6 +14,12 @@ from stratdiff.data.dataset import Dataset, transition_rows, validate
 from stratdiff.errors import UserError
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
+_MATRICES = ("observations", "actions")
+_COLUMNS = ("rewards", "terminals", "timeouts")
+# What HDF5 may add to the arrays: headers, groups, attributes.
+_OVERHEAD = 64 * 1024
+# What h5py raises for a damaged file, by the place that is hit.
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
 
 
 def read(path: str | Path, horizon: int | None = None, name: str | None = None) -> Dataset:
@@ -23,16 +33,7 @@ def read(path: str | Path, horizon: int | None = None, name: str | None = None) 
             or hold values that cannot be trained on.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"data file {str(path)!r} does not exist; give the path of an HDF5 file.")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise UserError(
-            f"data file {str(path)!r} could not be opened as HDF5 ({error}); give a D4RL-format "
-            "HDF5 file, or copy it again if it was cut off."
-        ) from error
-    with file:
+    with _open(path) as file:
         missing = [k for k in _REQUIRED if not isinstance(file.get(k), h5py.Dataset)]
         if missing:
             raise UserError(
@@ -43,7 +44,7 @@ def read(path: str | Path, horizon: int | None = None, name: str | None = None) 
         arrays = {
             key: _read_array(file, key, path) for key in (*_REQUIRED, "timeouts") if key in file
         }
-        env_id = file.attrs.get("env_id")
+        env_id = _attributes(file).get("env_id")
     lengths = {key: len(array) for key, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{key} {length}" for key, length in lengths.items())
@@ -75,38 +76,120 @@ def read(path: str | Path, horizon: int | None = None, name: str | None = None) 
     return dataset
 
 
+def read_arrays(path: str | Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
+    """The arrays of `keys` (such as `infos/qpos`) as float32; those the file lacks are left out.
+
+    Raises:
+        UserError: the file is missing or damaged, or a key holds no numbers.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        return {key: _read_array(file, key, path) for key in keys if key in file}
+
+
+def read_attributes(path: str | Path) -> dict[str, str | int | float]:
+    """The file's attributes that are text or a number: `env_id` and metadata.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with _open(Path(path)) as file:
+        return _attributes(file)
+
+
+def write(
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    env_id: str,
+    metadata: Mapping[str, str | int | float] | None = None,
+) -> None:
+    """Write a D4RL-format file beside `path`, then rename it; `metadata` become attributes.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Asked first: HDF5 can crash the process when the disk fills up under its buffers.
+        needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
+        free = shutil.disk_usage(path.parent).free
+        if free < needed:
+            raise UserError(
+                f"data file {str(path)!r} could not be written: it needs {needed / 2**20:.1f} MiB "
+                f"and {free / 2**20:.1f} MiB are free; free some space or choose another folder."
+            )
+        with h5py.File(partial, "w") as file:
+            for key, array in arrays.items():
+                file.create_dataset(key, data=array)
+            file.attrs.update({"env_id": env_id, **(metadata or {})})
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"data file {str(path)!r} could not be written ({_reason(error)}); choose a folder "
+            "that can be written and has space."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    """The file for reading; whatever HDF5 stumbles over in it is a `UserError`."""
+    if not path.is_file():
+        raise UserError(f"data file {str(path)!r} does not exist; give the path of an HDF5 file.")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise UserError(
+            f"data file {str(path)!r} could not be opened as HDF5 ({_reason(error)}); give a "
+            "D4RL-format HDF5 file, or copy it again if it was cut off."
+        ) from error
+    try:
+        with file:
+            yield file
+    except _DAMAGE as error:
+        raise UserError(
+            f"data file {str(path)!r} could not be read ({_reason(error)}); the file is damaged, "
+            "copy it again."
+        ) from error
+
+
 def _read_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
-    """One array as float32, (rows, size) or (rows,)."""
+    """One array as float32: (rows, size), (rows,), or as it is for keys that are not D4RL's own."""
     where, data = f"data file {str(path)!r}", file[key]
     if not isinstance(data, h5py.Dataset):
         raise UserError(f"{where}: {key!r} is a group; an array is needed.")
     if data.shape is None or data.dtype.kind not in "fiub":
         raise UserError(f"{where}: {key!r} holds {data.dtype} values; numbers are needed.")
-    matrix = key in ("observations", "actions")
-    fits = data.ndim == 2 and data.shape[1] > 0 if matrix else data.shape[1:] in ((), (1,))
-    if not fits or data.ndim == 0:
-        expected = "(rows, size)" if matrix else "(rows,)"
-        raise UserError(f"{where}: {key!r} has shape {data.shape}; expected {expected}.")
+    if key in _MATRICES and not (data.ndim == 2 and data.shape[1] > 0):
+        raise UserError(f"{where}: {key!r} has shape {data.shape}; expected (rows, size).")
+    if key in _COLUMNS and not (data.ndim > 0 and data.shape[1:] in ((), (1,))):
+        raise UserError(f"{where}: {key!r} has shape {data.shape}; expected (rows,).")
     try:
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused by its place
-            array = np.asarray(data[()], np.float32)
-    except OSError as error:
+        # HDF5 converts block by block, so no array of doubles is ever whole in memory. What is
+        # beyond float32 becomes infinite, which is refused by its place.
+        array = np.asarray(data.astype(np.float32)[()])
+    except _DAMAGE as error:
         raise UserError(
-            f"{where}: {key!r} could not be read ({error}); the file is damaged, copy it again."
+            f"{where}: {key!r} could not be read ({_reason(error)}); the file is damaged, copy it "
+            "again."
         ) from error
-    return array if matrix else array.reshape(len(array))
+    return array.reshape(len(array)) if key in _COLUMNS else array
 
 
-def write(path: str | Path, arrays: dict[str, np.ndarray], env_id: str) -> None:
-    """Write a D4RL-format file beside `path`, then rename it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with h5py.File(partial, "w") as file:
-            for key, array in arrays.items():
-                file.create_dataset(key, data=array)
-            file.attrs["env_id"] = env_id
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _attributes(file: h5py.File) -> dict[str, str | int | float]:
+    values = {
+        key: value.decode(errors="replace") if isinstance(value, bytes) else value
+        for key, value in file.attrs.items()
+    }
+    values = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+    return {k: v for k, v in values.items() if isinstance(v, str | int | float)}
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line: the system's words where HDF5 quotes its error number."""
+    number = re.search(r"[Ee]rrno\D{1,3}(\d+)", str(error))
+    return os.strerror(int(number[1])) if number else " ".join(str(error).split())

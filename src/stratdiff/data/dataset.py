@@ -139,12 +139,12 @@ def validate(dataset: Dataset) -> None:
         )
     for field in ("observations", "actions", "rewards"):
         array = getattr(dataset, field)
-        bad = ~np.isfinite(array)
-        if bad.any():
-            first = tuple(int(i) for i in np.argwhere(bad)[0])
+        finite = np.isfinite(array)
+        if not finite.all():
+            first = tuple(int(i) for i in np.argwhere(~finite)[0])
             raise UserError(
-                f"{where}: {field} holds {int(bad.sum())} values that are NaN or infinite, the "
-                f"first at index {first}; all must be finite, so repair or drop those rows."
+                f"{where}: {field} holds {int((~finite).sum())} values that are NaN or infinite, "
+                f"the first at index {first}; all must be finite, so repair or drop those rows."
             )
     outside = np.abs(dataset.actions) > 1 + 1e-5
     if outside.any():

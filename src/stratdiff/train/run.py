@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from stratdiff.config import Config, read_config
+from stratdiff.data import catalogue
 from stratdiff.data.batch import Transition
 from stratdiff.data.dataset import Dataset
-from stratdiff.data.sources import load_dataset
+from stratdiff.data.sources import is_file, load_dataset
 from stratdiff.errors import TrainingDiverged, UserError
 from stratdiff.policy import Policy, from_network
 from stratdiff.report.curves import plot_curves
@@ -99,7 +100,7 @@ def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str
     directory = Path(directory)
     config = _run_config(directory)
     policy = Policy.load(directory / "policy.safetensors")
-    task = find_task(config.env)
+    task = _task(config)
     seeds = config.seeds if seed is None else (seed,) * len(config.seeds)
     evaluator = Evaluator(task, seeds, episodes)
     returns = evaluator(policy)
@@ -120,6 +121,15 @@ def _run_config(directory: Path) -> Config:
     return read_config(directory / "config.json")
 
 
+def _task(config: Config) -> Task:
+    """The task; its scores by the data set where the environment has no reference returns."""
+    task = find_task(config.env)
+    if task.reference_returns is None and not is_file(config.dataset):
+        entry = catalogue.find(config.dataset)
+        task = dataclasses.replace(task, reference_returns=entry.reference_returns)
+    return task
+
+
 class _Run:
     """The mutable side of a run. Everything that learns is in `self.state`."""
 
@@ -137,7 +147,7 @@ class _Run:
             )
         self.config = dataclasses.replace(config, env=env_id)
         self.directory, self.dataset = directory, dataset
-        self.task: Task = find_task(env_id)
+        self.task = _task(self.config)
         self.learner = make_learner(self.config, self.task, dataset)
         self.mean, self.std = dataset.normalizer()
         self.data = to_device(self.learner, dataset)

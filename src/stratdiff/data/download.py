@@ -1,0 +1,164 @@
+"""Fetch a file over HTTP: resumed where it was cut off, checked for size, renamed at the end."""
+
+import errno
+import http.client
+import json
+import os
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stratdiff.errors import UserError
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all; 0 where the server does not say)."""
+
+# Seconds before each further attempt.
+_WAITS = (0.5, 1.0, 2.0, 4.0)
+_TIMEOUT = 30.0
+_BLOCK = 1 << 18
+
+
+class _Cut(Exception):
+    """The attempt failed, another one may not."""
+
+
+class _Unreachable(_Cut):
+    """No connection came about."""
+
+
+def fetch(url: str, path: str | Path, progress: Progress | None = None) -> None:
+    """Download `url` to `path` by way of `<path>.part`, which a later call resumes.
+
+    Raises:
+        UserError: the server cannot be reached, has no such file or keeps breaking off, or the
+            file cannot be saved.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".part")
+    by_hand = f"put the file at {str(path)!r} by hand"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(len(_WAITS) + 1):
+            try:
+                _attempt(url, partial, progress)
+                break
+            except _Cut as cut:
+                # Who is offline from the start need not wait for the message.
+                offline = attempt == 0 and isinstance(cut, _Unreachable)
+                if offline or attempt == len(_WAITS):
+                    raise UserError(
+                        f"{url} could not be downloaded ({cut}); check the network and run again, "
+                        f"which goes on from what has come, or {by_hand}."
+                    ) from cut
+                time.sleep(_WAITS[attempt])
+        os.replace(partial, path)
+        _note(partial).unlink(missing_ok=True)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise UserError(
+            f"{url} could not be downloaded (the server answers {error.code} {error.reason}); get "
+            f"the file elsewhere and {by_hand}."
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{url} could not be saved at {str(path)!r} ({error.strerror or error}); choose a "
+            f"folder that can be written and has space, or {by_hand}."
+        ) from error
+
+
+def _attempt(url: str, partial: Path, progress: Progress | None) -> None:
+    """Append to `partial` until it is complete.
+
+    Raises:
+        _Cut: it is not, or what it held was of another version and is gone.
+        HTTPError: the server refuses for good.
+        OSError: the file cannot be written.
+    """
+    done, known = _resumable(partial)
+    headers = {"User-Agent": "stratdiff"}
+    if done:
+        headers["Range"] = f"bytes={done}-"
+        if known["validator"]:
+            headers["If-Range"] = known["validator"]
+    with _connect(urllib.request.Request(url, headers=headers), partial) as response:
+        found: dict[str, Any] = {"validator": _validator(response.headers), "total": None}
+        if response.status == 206:
+            span = re.match(r"bytes (\d+)-\d+/(\d+)", response.headers["Content-Range"] or "")
+            start, found["total"] = (int(span[1]), int(span[2])) if span else (None, None)
+            if start != done or found != known:
+                _forget(partial)
+                raise _Cut("the file on the server changed in the middle")
+        else:
+            done = 0  # also where the server ignores Range
+            length = response.headers["Content-Length"]
+            found["total"] = int(length) if length else None
+            _forget(partial)
+            _note(partial).write_text(json.dumps(found))
+        total = found["total"]
+        if total is not None and shutil.disk_usage(partial.parent).free < total - done:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with partial.open("ab") as out:
+            while block := _receive(response):
+                out.write(block)
+                done += len(block)
+                if progress is not None:
+                    progress(done, total or 0)
+    size = partial.stat().st_size
+    if total is not None and size != total:
+        raise _Cut(f"the connection broke off after {size} of {total} bytes")
+
+
+def _connect(request: urllib.request.Request, partial: Path) -> http.client.HTTPResponse:
+    try:
+        return urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # what is here is no beginning of what is there
+            _forget(partial)
+        elif error.code < 500 and error.code not in (408, 429):
+            raise
+        error.close()
+        raise _Cut(f"the server answers {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        reason = error.reason
+        words = reason.strerror if isinstance(reason, OSError) else None
+        raise _Unreachable(words or str(reason)) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _Cut(str(error) or type(error).__name__) from error
+
+
+def _receive(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(_BLOCK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Cut(str(error) or type(error).__name__) from error
+
+
+def _note(partial: Path) -> Path:
+    """What the server said of the file that `partial` is the beginning of."""
+    return partial.with_name(partial.name + ".json")
+
+
+def _resumable(partial: Path) -> tuple[int, dict[str, Any]]:
+    """(bytes to go on from, what the server said then); 0 where nothing is known of them."""
+    try:
+        known = json.loads(_note(partial).read_text())
+        return partial.stat().st_size, {key: known[key] for key in ("validator", "total")}
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return 0, {}
+
+
+def _forget(partial: Path) -> None:
+    for file in (partial, _note(partial)):
+        file.unlink(missing_ok=True)
+
+
+def _validator(headers: http.client.HTTPMessage) -> str | None:
+    """What `If-Range` takes: a strong ETag, else the date."""
+    tag = headers["ETag"]
+    return tag if tag and not tag.startswith("W/") else headers["Last-Modified"]

@@ -1,0 +1,175 @@
+"""Read Minari data sets: the local store first, then Minari's own download."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Dict, Space
+
+from stratdiff.data.dataset import Dataset, transition_rows, validate
+from stratdiff.data.recorder import check_action_space, finish_rows, unit_actions
+from stratdiff.errors import UserError
+
+Progress = Callable[[int, int], None]
+
+PREFIX = "minari/"
+_ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
+
+
+def load(name: str, progress: Progress | None = None) -> Dataset:
+    """The data set `minari/<dataset id>`.
+
+    Raises:
+        UserError: see `read`; or a value that cannot be trained on.
+    """
+    arrays, env_id, _ = read(name, progress)
+    ends, transitions = transition_rows(arrays["terminals"], arrays["timeouts"], None)
+    dataset = Dataset(
+        name=name,
+        env_id=env_id or None,
+        observations=arrays["observations"],
+        actions=arrays["actions"],
+        rewards=arrays["rewards"],
+        terminals=arrays["terminals"],
+        ends=ends,
+        transitions=transitions,
+    )
+    validate(dataset)
+    return dataset
+
+
+def read(
+    name: str, progress: Progress | None = None
+) -> tuple[dict[str, np.ndarray], str, dict[str, str]]:
+    """(arrays of the package's layout, environment id or "", metadata) of `minari/<dataset id>`.
+
+    Minari's episodes have one observation more than steps. The last one takes a row of its own
+    where the episode was cut off (see `recorder`), and is left out after a terminal.
+
+    Raises:
+        UserError: the extra is not installed, the id is malformed, the set is neither local nor
+            can be downloaded, it is damaged, or its spaces are no flat real ones.
+    """
+    dataset_id = name.removeprefix(PREFIX)
+    if not _ID.fullmatch(dataset_id):
+        raise UserError(
+            f"data set {name!r} is no Minari name; expected minari/ and an id like "
+            "mujoco/halfcheetah/medium-v0."
+        )
+    where = f"data set {name!r}"
+    source = _open(dataset_id, where)
+    actions = check_action_space(source.action_space, where)
+    known = source.storage.metadata
+    raw = source.storage.read_raw_metadata(source.storage.data_path).get("observation_space")
+    to_flat = _flattener(source.observation_space, json.loads(raw) if raw else None, where)
+    episodes: list[dict[str, np.ndarray]] = []
+    try:
+        for i, episode in enumerate(source):
+            if len(episode.rewards):
+                episodes.append(_rows(episode, to_flat, actions))
+            if progress is not None:
+                progress(i + 1, len(source))
+    except (OSError, KeyError, ValueError, TypeError, ImportError, AssertionError) as error:
+        raise _unreadable(dataset_id, where, error) from error
+    if not episodes:
+        raise UserError(f"{where} has no episode with a step; choose another one.")
+    arrays = {key: np.concatenate([e[key] for e in episodes]) for key in episodes[0]}
+    about = {"name": name}
+    for key in ("author", "algorithm_name", "code_permalink", "minari_version", "requirements"):
+        value = known.get(key)
+        if value:
+            about[key] = value if isinstance(value, str) else ", ".join(sorted(map(str, value)))
+    return finish_rows(arrays), source.env_spec.id if source.env_spec else "", about
+
+
+def _open(dataset_id: str, where: str) -> Any:
+    """Minari's data set."""
+    try:
+        import minari
+        from minari.storage import get_dataset_path
+    except ImportError as error:
+        raise UserError(
+            f"{where} needs Minari, which is not installed; pip install 'stratdiff[minari]'."
+        ) from error
+    store = get_dataset_path()
+    if not (store / dataset_id / "data").exists():
+        try:
+            minari.download_dataset(dataset_id)
+        # Minari's remotes raise errors of many libraries.
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise UserError(
+                f"{where}: {dataset_id!r} is not in Minari's local store {str(store)!r} and could "
+                f"not be downloaded ({reason}); run `minari download {dataset_id}` on a machine "
+                "with network and copy the folder into the store."
+            ) from error
+    try:
+        return minari.load_dataset(dataset_id)
+    except Exception as error:
+        raise _unreadable(dataset_id, where, error) from error
+
+
+def _unreadable(dataset_id: str, where: str, error: Exception) -> UserError:
+    from minari.storage import get_dataset_path
+
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return UserError(
+        f"{where} in {str(get_dataset_path(dataset_id))!r} could not be read ({reason}); if its "
+        "download was cut off, remove that folder and load it again."
+    )
+
+
+def _rows(episode: Any, to_flat: Callable[[Any], np.ndarray], space: Box) -> dict[str, np.ndarray]:
+    """The rows of one episode: T after a terminal, T + 1 where it was cut off."""
+    steps, observations = len(episode.rewards), to_flat(episode.observations)
+    terminals = np.asarray(episode.terminations, bool)
+    if len(observations) != steps + 1 or len(episode.actions) != steps:
+        raise ValueError(
+            f"episode {episode.id} has {len(observations)} observations and "
+            f"{len(episode.actions)} actions for {steps} steps"
+        )
+    # A truncation inside an episode changes nothing: the next observation follows it.
+    rows = steps if terminals[-1] else steps + 1
+    out = {
+        "observations": observations[:rows],
+        "actions": np.zeros((rows, *space.shape), np.float32),
+        "rewards": np.zeros(rows, np.float32),
+        "terminals": np.zeros(rows, bool),
+        "timeouts": np.arange(rows) == steps,
+    }
+    out["actions"][:steps] = unit_actions(np.asarray(episode.actions), space)
+    out["rewards"][:steps] = episode.rewards
+    out["terminals"][:steps] = terminals
+    return out
+
+
+def _flattener(
+    space: Space, stored: dict[str, Any] | None, where: str
+) -> Callable[[Any], np.ndarray]:
+    """How observations of an episode become (T + 1, size) float32.
+
+    `stored`: the space in Minari's JSON. It has the keys in the environment's order, which is that
+    of Gymnasium's flattening; Minari sorts them when it reads the space.
+    """
+    if isinstance(space, Dict):
+        inner = stored["subspaces"] if stored else dict.fromkeys(space.spaces)
+        # D4RL's AntMaze: torso xy, then the other positions and velocities. Its observation has no
+        # goal; the goal is a matter of the environment.
+        keys = ["achieved_goal", "observation"] if _is_antmaze(space.spaces) else list(inner)
+        parts = [(key, _flattener(space.spaces[key], inner[key], where)) for key in keys]
+        return lambda obs: np.concatenate([flat(obs[key]) for key, flat in parts], axis=1)
+    if not isinstance(space, Box):
+        raise UserError(
+            f"{where} has observations of the space {space}; a Box or a Dict of them is needed, so "
+            "choose a set with real-valued observations."
+        )
+    size = int(np.prod(space.shape))
+    return lambda obs: np.asarray(obs, np.float32).reshape(-1, size)
+
+
+def _is_antmaze(spaces: Mapping[str, Space]) -> bool:
+    """Gymnasium-Robotics' AntMaze: D4RL's 29 numbers, of which xy are in `achieved_goal`."""
+    shapes = {key: sub.shape for key, sub in spaces.items()}
+    return shapes == {"observation": (27,), "achieved_goal": (2,), "desired_goal": (2,)}

@@ -1,0 +1,279 @@
+"""Minari data sets, recorded here with Minari itself, against Minari's own episodes."""
+
+import sys
+import warnings
+
+import gymnasium
+import minari as minari_package
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete
+
+from stratdiff.data import minari
+from stratdiff.data.dataset import returns_to_go
+from stratdiff.errors import UserError
+
+# Minari's collector leaves its folder of temporary files to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up")
+
+
+class Walk(gymnasium.Env):
+    """A random walk; which episode ends how, and what is observed, is up to the test."""
+
+    observation_space: gymnasium.Space = Box(-np.inf, np.inf, (3,), np.float64)
+    action_space: gymnasium.Space = Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self, terminal_at=()):
+        self.terminal_at = list(terminal_at)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        self.last = self.terminal_at.pop(0) if self.terminal_at else None
+        return self.observe(), {}
+
+    def observe(self):
+        return self.observation_space.sample()
+
+    def step(self, action):
+        self.steps += 1
+        reward = float(self.np_random.normal())
+        return self.observe(), reward, self.steps == self.last, False, {}
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "store"
+
+
+def record(env, lengths, name="own/walk-v0", data_format="hdf5"):
+    """One episode per entry of `lengths`, cut off there unless the environment ends it."""
+    collector = minari_package.DataCollector(env, data_format=data_format)
+    env.observation_space.seed(0)
+    env.action_space.seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i, length in enumerate(lengths):
+            collector.reset(seed=i)
+            for _ in range(length):
+                _, _, terminated, truncated, _ = collector.step(collector.action_space.sample())
+                if terminated or truncated:
+                    break
+        collector.create_dataset(name)
+        collector.close()
+    return minari_package.load_dataset(name)
+
+
+def minari_transitions(source, to_flat=lambda obs, t: obs[t]):
+    """Every step of every episode, by a loop: (s, a, r, s', terminal)."""
+    return [
+        (
+            np.asarray(to_flat(e.observations, t), np.float32),
+            np.asarray(e.actions[t], np.float32),
+            np.float32(e.rewards[t]),
+            np.asarray(to_flat(e.observations, t + 1), np.float32),
+            bool(e.terminations[t]),
+        )
+        for e in source
+        for t in range(len(e.rewards))
+    ]
+
+
+def assert_same_transitions(dataset, expected):
+    """Next observations are compared where they are used: not after a terminal."""
+    assert len(dataset) == len(expected)
+    for row, (obs, action, reward, next_obs, terminal) in zip(
+        dataset.transitions, expected, strict=True
+    ):
+        np.testing.assert_array_equal(dataset.observations[row], obs)
+        np.testing.assert_array_equal(dataset.actions[row], action)
+        assert dataset.rewards[row] == reward
+        assert dataset.terminals[row] == terminal
+        if not terminal:
+            np.testing.assert_array_equal(dataset.observations[row + 1], next_obs)
+
+
+@pytest.mark.parametrize(
+    ("terminal_at", "lengths"),
+    [
+        ((None, 4, None, 2), (5, 9, 1, 9)),  # the last episode ends in a terminal
+        ((3, 1, None), (9, 9, 6)),  # ... in a time limit; an episode of one step
+        ((None,), (1,)),
+    ],
+)
+def test_every_step_is_a_transition(terminal_at, lengths):
+    source = record(Walk(terminal_at), lengths)
+    dataset = minari.load("minari/own/walk-v0")
+    assert_same_transitions(dataset, minari_transitions(source))
+    assert dataset.name == "minari/own/walk-v0"
+    assert dataset.env_id is None
+    # One trajectory per episode, with its return.
+    returns = [np.sum(e.rewards) for e in source]
+    np.testing.assert_allclose(dataset.episode_returns, returns, atol=1e-5)
+    expected = []
+    for e in source:
+        value = [0.0]
+        for reward in e.rewards[::-1]:
+            value.insert(0, reward + 0.9 * value[0])
+        expected += value[:-1]
+    found = returns_to_go(dataset.rewards, dataset.ends, 0.9)[dataset.transitions]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_environment_of_the_set():
+    if "MinariPoint-v0" not in gymnasium.registry:
+        # Minari stores where to find an environment, so it must be given as text.
+        gymnasium.register("MinariPoint-v0", "pointmass:PointMass", max_episode_steps=10)
+    source = record(gymnasium.make("MinariPoint-v0"), (20, 20), "point/random-v3")
+    calls = []
+    dataset = minari.load("minari/point/random-v3", lambda *call: calls.append(call))
+    assert dataset.env_id == "MinariPoint-v0"
+    assert len(dataset) == 20
+    assert not dataset.terminals.any()
+    assert_same_transitions(dataset, minari_transitions(source))
+    assert calls == [(1, 2), (2, 2)]
+
+
+class AntMazeLike(Walk):
+    observation_space = Dict(
+        achieved_goal=Box(-9, 9, (2,), np.float64),
+        desired_goal=Box(-9, 9, (2,), np.float64),
+        observation=Box(-9, 9, (27,), np.float64),
+    )
+    action_space = Box(-1, 1, (8,), np.float32)
+
+
+def test_antmaze_has_d4rls_order():
+    source = record(AntMazeLike((None, 2)), (3, 5))
+    dataset = minari.load("minari/own/walk-v0")
+    assert dataset.observations.shape[1] == 29
+    assert_same_transitions(
+        dataset,
+        minari_transitions(source, lambda o, t: [*o["achieved_goal"][t], *o["observation"][t]]),
+    )
+
+
+class NestedLike(Walk):
+    observation_space = Dict(
+        z=Box(-1, 1, (2, 2), np.float64),
+        a=Dict(y=Box(-1, 1, (1,), np.float32), b=Box(-1, 1, (), np.float32)),
+    )
+
+
+def test_other_dicts_are_flat_in_gymnasiums_order():
+    env = NestedLike((None, 2))
+    source = record(env, (3, 5))
+
+    def to_flat(o, t):
+        one = {"z": o["z"][t], "a": {"y": o["a"]["y"][t], "b": o["a"]["b"][t]}}
+        return gymnasium.spaces.flatten(env.observation_space, one)
+
+    dataset = minari.load("minari/own/walk-v0")
+    assert dataset.observations.shape[1] == 6
+    assert_same_transitions(dataset, minari_transitions(source, to_flat))
+
+
+class Scaled(Walk):
+    action_space = Box(np.array([0, -30], np.float32), np.array([2, 10], np.float32))
+
+
+def test_actions_are_scaled_from_the_bounds():
+    source = record(Scaled(), (50,))
+    dataset = minari.load("minari/own/walk-v0")
+    raw = np.concatenate([e.actions for e in source])
+    # Gymnasium's wrapper leads back to what was stored.
+    scale = gymnasium.wrappers.RescaleAction(Scaled(), np.float32(-1), np.float32(1))
+    back = np.stack([scale.func(a) for a in dataset.actions[dataset.transitions]])
+    np.testing.assert_allclose(back, raw, atol=1e-5)
+    assert np.abs(dataset.actions).max() <= 1
+    assert np.ptp(dataset.actions, axis=0).min() > 1.5
+
+
+# What is refused, and in which words
+
+
+def refused(name, *words):
+    with pytest.raises(UserError) as caught:
+        minari.load(name)
+    message = str(caught.value)
+    for word in (name, *words):
+        assert word in message, (word, message)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["minari/walk", "minari/", "minari/../walk-v0", "minari//w-v0"])
+def test_malformed_name(name):
+    refused(name, "no Minari name", "mujoco/halfcheetah/medium-v0")
+
+
+def test_neither_local_nor_downloaded(store, monkeypatch):
+    def no_network(dataset_id):
+        assert dataset_id == "mujoco/hopper/expert-v0"
+        raise ConnectionError("name could not be resolved.\nmore")
+
+    monkeypatch.setattr(minari_package, "download_dataset", no_network)
+    refused(
+        "minari/mujoco/hopper/expert-v0",
+        f"not in Minari's local store '{store}'",
+        "(name could not be resolved)",
+        "`minari download mujoco/hopper/expert-v0`",
+    )
+
+
+def test_downloads_what_is_not_local(monkeypatch):
+    monkeypatch.setattr(minari_package, "download_dataset", lambda name: record(Walk(), (4,), name))
+    assert len(minari.load("minari/far/walk-v1")) == 4
+    # Then it is local.
+    monkeypatch.setattr(minari_package, "download_dataset", None)
+    assert len(minari.load("minari/far/walk-v1")) == 4
+
+
+def test_extra_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "minari", None)
+    refused("minari/own/walk-v0", "pip install 'stratdiff[minari]'")
+
+
+def test_damaged_set(store):
+    record(Walk(), (5, 5))
+    main = store / "own" / "walk-v0" / "data" / "main_data.hdf5"
+    whole = main.read_bytes()
+    main.write_bytes(whole[: len(whole) // 2])
+    refused("minari/own/walk-v0", str(store / "own" / "walk-v0"), "remove that folder")
+    main.unlink()
+    refused("minari/own/walk-v0", str(store / "own" / "walk-v0"), "remove that folder")
+
+
+class DiscreteActions(Walk):
+    action_space = Discrete(3)
+
+
+class Unbounded(Walk):
+    action_space = Box(-np.inf, np.inf, (2,), np.float32)
+
+
+class DiscreteState(Walk):
+    observation_space = Dict(state=Discrete(5))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (DiscreteActions, ("action space Discrete(3)", "flat Box")),
+        (Unbounded, ("action space Box(-inf, inf", "bounds")),
+        (DiscreteState, ("Discrete(5)", "real-valued")),
+    ],
+)
+def test_spaces_that_cannot_be_learned(kind, words):
+    record(kind(), (3,))
+    refused("minari/own/walk-v0", *words)
+
+
+def test_values_that_cannot_be_trained_on():
+    class Broken(Walk):
+        def observe(self):
+            return np.full(3, np.nan)
+
+    record(Broken(), (3,))
+    refused("minari/own/walk-v0", "NaN")
