@@ -6,7 +6,7 @@ import pointmass
 import pytest
 
 from stratdiff.errors import UserError
-from stratdiff.tasks import Task, find_task, make_env
+from stratdiff.tasks import Task, find_task, make_env, physics_note, version_note
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,60 @@ def test_spaces_that_are_no_flat_box(env_id, what):
         make_env(env_id)
     for word in (env_id, what, "Discrete", "flat Box"):
         assert word in str(caught.value)
+
+
+def test_version_note():
+    assert version_note("3.4.0", "3.2.3") is None and version_note("3.10.1", "3.5.0") is None
+    assert "made with MuJoCo 3.4.0, 3.5.0" in version_note("3.4.0", "3.5.0")
+    assert "made with MuJoCo 3.10.0, 3.4.0" in version_note("3.10.0", "3.4.0")
+
+
+def test_physics_note_is_for_bodies_with_margins():
+    newer = "99.0"
+    for env_id in ("Hopper-v4", "Ant-v5", "stratdiff/AntMaze-large-v2"):
+        assert "made with MuJoCo 99.0" in physics_note(env_id, newer)
+        assert physics_note(env_id, None) is None
+        assert physics_note(env_id, "2") is None
+    assert physics_note("HalfCheetah-v4", newer) is None
+
+
+class DictObservations(gymnasium.Env):
+    """Numbered entries, of the sizes given."""
+
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, sizes):
+        box = gymnasium.spaces.Box
+        self.observation_space = gymnasium.spaces.Dict(
+            {key: box(-np.inf, np.inf, (size,)) for key, size in sizes.items()}
+        )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        spaces, start, obs = self.observation_space, 0, {}
+        for key in ("achieved_goal", "observation", "desired_goal"):
+            if key in spaces.spaces:
+                obs[key] = np.arange(start, start + spaces[key].shape[0], dtype=np.float32)
+                start += len(obs[key])
+        return {key: obs[key] for key in spaces}, {}
+
+    def step(self, action):
+        return self.reset()[0], 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        # Gymnasium-Robotics' AntMaze: D4RL's order, xy first, without the goal.
+        ({"observation": 27, "achieved_goal": 2, "desired_goal": 2}, np.arange(29)),
+        ({"observation": 3, "achieved_goal": 2}, np.arange(5)),
+    ],
+)
+def test_dictionaries_are_flattened(sizes, expected):
+    gymnasium.register("Dicts-v0", lambda: DictObservations(sizes))
+    try:
+        env = make_env("Dicts-v0")
+        np.testing.assert_array_equal(env.reset(seed=0)[0], expected)
+        assert env.observation_space.shape == expected.shape
+    finally:
+        del gymnasium.registry["Dicts-v0"]

@@ -24,12 +24,11 @@ _REFERENCE_RETURNS = {
 }
 
 
+# Its torso's xy are in `achieved_goal`, D4RL's other 27 numbers in `observation`.
+ROBOTICS_ANTMAZE = {"observation": (27,), "achieved_goal": (2,), "desired_goal": (2,)}
+
 # Families whose contacts have margins (measured, MuJoCo 3.4 against 3.5).
 _CONTACT_MARGINS = {"Hopper", "Ant", *(f"stratdiff/AntMaze-{maze}" for maze in MAZES)}
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +57,34 @@ def recipe_of(env_id: str) -> Recipe:
     return "antmaze" if env_id.startswith("stratdiff/AntMaze-") else "locomotion"
 
 
+def version_note(made_with: str, installed: str = mujoco.__version__) -> str | None:
+    """A sentence where two MuJoCo versions simulate D4RL's environments differently, else None.
+
+    Measured: up to 3.4 the larger margin of two geoms counts, from 3.5 on their sum.
+    """
+
+    def summed(version: str) -> bool:
+        return [int(n) for n in re.findall(r"\d+", version)[:2]] >= [3, 5]
+
+    if summed(made_with) == summed(installed):
+        return None
+    return (
+        f"made with MuJoCo {made_with}, {installed} is installed: since 3.5 contact margins are "
+        "summed, so hopper and ant move differently; halfcheetah and walker2d do not."
+    )
+
+
+def physics_note(env_id: str, made_with: str | None) -> str | None:
+    """`version_note` for data of an environment that it concerns."""
+    family = re.sub(r"-v\d+$", "", env_id)
+    return version_note(made_with) if made_with and family in _CONTACT_MARGINS else None
+
+
 def make_env(env_id: str) -> gymnasium.Env:
-    """The environment, its actions scaled to [-1, 1].
+    """The environment, its actions scaled to [-1, 1], its observations flat.
+
+    Dictionaries of observations are flattened in Gymnasium's order; of Gymnasium-Robotics' AntMaze
+    the goal is left out, which gives D4RL's 29 numbers, as in `data/minari.py`.
 
     Raises:
         UserError: the environment is unknown or cannot be made, or its spaces are not flat boxes.
@@ -77,6 +102,11 @@ def make_env(env_id: str) -> gymnasium.Env:
         ) from error
     except (gymnasium.error.Error, ImportError) as error:
         raise UserError(f"environment {env_id!r} could not be made: {error}") from error
+    if isinstance(env.observation_space, gymnasium.spaces.Dict):
+        shapes = {key: space.shape for key, space in env.observation_space.items()}
+        if shapes == ROBOTICS_ANTMAZE:
+            env = gymnasium.wrappers.FilterObservation(env, ["achieved_goal", "observation"])
+        env = gymnasium.wrappers.FlattenObservation(env)
     obs, action = env.observation_space, env.action_space
     for space, what in ((obs, "observation"), (action, "action")):
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
@@ -99,13 +129,6 @@ def find_task(env_id: str) -> Task:
     env = make_env(env_id)
     spec = env.spec
     family = re.sub(r"-v\d+$", "", env_id)
-    if family in _CONTACT_MARGINS and _version(mujoco.__version__) >= (3, 5):
-        warnings.warn(
-            f"MuJoCo {mujoco.__version__} sums the contact margins of two bodies, where D4RL's "
-            f"physics (MuJoCo before 3.5) takes the larger: {env_id} leaves the data's dynamics "
-            "within a few steps; pip install 'mujoco<3.5'.",
-            stacklevel=2,
-        )
     task = Task(
         env_id=env_id,
         obs_dim=env.observation_space.shape[0],  # type: ignore[index]

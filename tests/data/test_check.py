@@ -9,7 +9,7 @@ import pointmass
 import pytest
 from rich.console import Console
 
-from stratdiff.data.check import check, table, version_note
+from stratdiff.data.check import check, table
 from stratdiff.envs import antmaze
 from stratdiff.errors import UserError
 
@@ -279,12 +279,6 @@ def test_environment_is_needed_and_must_fit(collected, run, tmp_path):
         run(arrays, "Walker2d-v4")
     with pytest.raises(UserError, match="does not exist"):
         check(tmp_path / "none.hdf5", "Hopper-v4")
-
-
-def test_version_note():
-    assert version_note("3.4.0", "3.2.3") is None and version_note("3.10.1", "3.5.0") is None
-    assert "made with MuJoCo 3.4.0, 3.5.0" in version_note("3.4.0", "3.5.0")
-    assert "made with MuJoCo 3.10.0, 3.4.0" in version_note("3.10.0", "3.4.0")
 
 
 def test_table_fits_80_columns(run):

@@ -160,7 +160,8 @@ def load_d4rl(entry: Entry, progress: download.Progress | None = None) -> Datase
         path = d4rl_target(entry)
         download.fetch(entry.url, path, progress)
     dataset = d4rl.read(path, entry.horizon, entry.name)
-    return dataclasses.replace(dataset, env_id=dataset.env_id or entry.env_id)
+    # Made years before MuJoCo 3; their files do not say with which version.
+    return dataclasses.replace(dataset, env_id=dataset.env_id or entry.env_id, mujoco="2")
 
 
 def _d4rl_folders() -> list[Path]:

@@ -22,7 +22,7 @@ from stratdiff.data import d4rl
 from stratdiff.data.dataset import Dataset
 from stratdiff.envs import antmaze
 from stratdiff.errors import UserError
-from stratdiff.tasks import find_task, make_env
+from stratdiff.tasks import find_task, make_env, version_note
 
 # Errors are in standard deviations of the data, per dimension. A row is off when its error is
 # above _OFF and above what rounding its state to float32 explains.
@@ -144,24 +144,6 @@ def check(path: str | Path, env_id: str = "", rows: int = 2000, seed: int = 0) -
         return _Check(path, env_id, env, dataset, attributes, task.horizon, rows, seed).report()
     finally:
         env.close()
-
-
-def version_note(made_with: str, installed: str = mujoco.__version__) -> str | None:
-    """A sentence where two MuJoCo versions simulate D4RL's environments differently, else None.
-
-    Measured: up to 3.4 the larger margin of two geoms counts, from 3.5 on their sum.
-    """
-
-    def summed(version: str) -> bool:
-        numbers = re.findall(r"\d+", version)[:2]
-        return [int(n) for n in numbers] >= [3, 5]
-
-    if summed(made_with) == summed(installed):
-        return None
-    return (
-        f"made with MuJoCo {made_with}, {installed} is installed: since 3.5 contact margins are "
-        "summed, so hopper and ant move differently; halfcheetah and walker2d do not."
-    )
 
 
 class _Check:

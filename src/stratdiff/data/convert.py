@@ -120,8 +120,18 @@ def _checked(given: dict[str, Any], where: str) -> dict[str, np.ndarray]:
             f"{where}: the arrays differ in length ({found}); each needs one row per step."
         )
     ends, transitions = transition_rows(arrays["terminals"], arrays.get("timeouts"), None)
-    fields = {key: arrays[key] for key in _REQUIRED}
-    validate(Dataset(name=where, env_id=None, ends=ends, transitions=transitions, **fields))
+    validate(
+        Dataset(
+            name=where,
+            env_id=None,
+            observations=arrays["observations"],
+            actions=arrays["actions"],
+            rewards=arrays["rewards"],
+            terminals=arrays["terminals"],
+            ends=ends,
+            transitions=transitions,
+        )
+    )
     return arrays
 
 

@@ -44,7 +44,7 @@ def read(path: str | Path, horizon: int | None = None, name: str | None = None) 
         arrays = {
             key: _read_array(file, key, path) for key in (*_REQUIRED, "timeouts") if key in file
         }
-        env_id = _attributes(file).get("env_id")
+        attributes = _attributes(file)
     lengths = {key: len(array) for key, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{key} {length}" for key, length in lengths.items())
@@ -62,9 +62,11 @@ def read(path: str | Path, horizon: int | None = None, name: str | None = None) 
     terminals = arrays["terminals"] > 0.5
     timeouts = arrays["timeouts"] > 0.5 if "timeouts" in arrays else None
     ends, transitions = transition_rows(terminals, timeouts, horizon)
+    env_id, version = attributes.get("env_id"), attributes.get("mujoco")
     dataset = Dataset(
         name=name or str(path),
         env_id=env_id if isinstance(env_id, str) else None,
+        mujoco=version if isinstance(version, str) else None,
         observations=arrays["observations"],
         actions=arrays["actions"],
         rewards=arrays["rewards"],

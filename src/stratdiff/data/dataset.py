@@ -27,6 +27,8 @@ class Dataset:
     """True at the last row of a trajectory: terminal or time limit."""
     transitions: Int[np.ndarray, " n"]
     """Rows that are transitions to learn from."""
+    mujoco: str | None = None
+    """The MuJoCo version it was made with, where known."""
 
     def __len__(self) -> int:
         return len(self.transitions)
@@ -48,6 +50,12 @@ class Dataset:
         total = np.concatenate([[0.0], np.cumsum(self.rewards, dtype=np.float64)])
         starts = np.concatenate([[0], stops[:-1] + 1])
         return total[stops + 1] - total[starts] if len(stops) else np.zeros(0)
+
+    @functools.cached_property
+    def longest(self) -> int:
+        """Rows of the longest trajectory, one without an end included."""
+        stops = np.flatnonzero(self.ends)
+        return int(np.diff([-1, *stops, len(self.ends) - 1]).max(initial=0))
 
     def normalizer(self) -> tuple[Float[np.ndarray, " obs"], Float[np.ndarray, " obs"]]:
         """Mean and standard deviation (at least 1e-3) of the states of all transitions."""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, Dict, Space
 from stratdiff.data.dataset import Dataset, transition_rows, validate
 from stratdiff.data.recorder import check_action_space, finish_rows, unit_actions
 from stratdiff.errors import UserError
+from stratdiff.tasks import ROBOTICS_ANTMAZE
 
 Progress = Callable[[int, int], None]
 
@@ -157,7 +158,9 @@ def _flattener(
         inner = stored["subspaces"] if stored else dict.fromkeys(space.spaces)
         # D4RL's AntMaze: torso xy, then the other positions and velocities. Its observation has no
         # goal; the goal is a matter of the environment.
-        keys = ["achieved_goal", "observation"] if _is_antmaze(space.spaces) else list(inner)
+        shapes = {key: sub.shape for key, sub in space.spaces.items()}
+        antmaze = shapes == ROBOTICS_ANTMAZE
+        keys = ["achieved_goal", "observation"] if antmaze else list(inner)
         parts = [(key, _flattener(space.spaces[key], inner[key], where)) for key in keys]
         return lambda obs: np.concatenate([flat(obs[key]) for key, flat in parts], axis=1)
     if not isinstance(space, Box):
@@ -167,9 +170,3 @@ def _flattener(
         )
     size = int(np.prod(space.shape))
     return lambda obs: np.asarray(obs, np.float32).reshape(-1, size)
-
-
-def _is_antmaze(spaces: Mapping[str, Space]) -> bool:
-    """Gymnasium-Robotics' AntMaze: D4RL's 29 numbers, of which xy are in `achieved_goal`."""
-    shapes = {key: sub.shape for key, sub in spaces.items()}
-    return shapes == {"observation": (27,), "achieved_goal": (2,), "desired_goal": (2,)}

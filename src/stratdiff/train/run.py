@@ -24,7 +24,7 @@ from stratdiff.data.sources import is_file, load_dataset
 from stratdiff.errors import TrainingDiverged, UserError
 from stratdiff.policy import Policy, from_network
 from stratdiff.report.curves import plot_curves
-from stratdiff.tasks import Task, find_task, make_env
+from stratdiff.tasks import Task, find_task, make_env, physics_note
 from stratdiff.train import offline, online
 from stratdiff.train.checkpoint import Checkpoints, Position
 from stratdiff.train.evaluate import Evaluator, episode_seed
@@ -148,6 +148,9 @@ class _Run:
         self.config = dataclasses.replace(config, env=env_id)
         self.directory, self.dataset = directory, dataset
         self.task = _task(self.config)
+        note = physics_note(env_id, dataset.mujoco)
+        if note:
+            reporter.say(f"warning: data set {dataset.name!r}: {note}")
         self.learner = make_learner(self.config, self.task, dataset)
         self.mean, self.std = dataset.normalizer()
         self.data = to_device(self.learner, dataset)
