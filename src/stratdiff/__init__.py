@@ -1,6 +1,7 @@
 """Offline-to-online RL with energy-guided diffusion stratification (arXiv 2511.03828)."""
 
 from stratdiff.config import Config, make_config, read_config
+from stratdiff.data.recorder import Recorder
 from stratdiff.data.sources import load_dataset
 from stratdiff.errors import UserError
 from stratdiff.policy import Policy
@@ -11,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Config",
     "Policy",
+    "Recorder",
     "Result",
     "UserError",
     "evaluate",

@@ -148,8 +148,6 @@ environment: empty where --env has to name it, or the data set itself does."""
 
 def _line(entry: catalogue.Entry) -> list[str]:
     rows, episodes, score, here = entry.rows, entry.episodes, "", ""
-    if entry.source == "stratdiff":
-        rows = generate.find(entry.name).rows
     path = _local(entry)
     if path is not None:
         try:

@@ -15,7 +15,7 @@ from stratdiff.errors import UserError, nearest
 Recipe = Literal["locomotion", "antmaze"]
 
 # D4RL's reference returns by environment family (Farama-Foundation/D4RL, d4rl/infos.py at 89141a6).
-_REFERENCE_RETURNS = {
+REFERENCE_RETURNS = {
     **{f"stratdiff/AntMaze-{maze}": (0.0, 1.0) for maze in MAZES},
     "HalfCheetah": (-280.178953, 12135.0),
     "Hopper": (-20.272305, 3234.3),
@@ -23,8 +23,7 @@ _REFERENCE_RETURNS = {
     "Ant": (-325.6, 3879.7),
 }
 
-
-# Its torso's xy are in `achieved_goal`, D4RL's other 27 numbers in `observation`.
+# Gymnasium-Robotics' AntMaze: the torso's xy are in `achieved_goal`, the rest in `observation`.
 ROBOTICS_ANTMAZE = {"observation": (27,), "achieved_goal": (2,), "desired_goal": (2,)}
 
 # Families whose contacts have margins (measured, MuJoCo 3.4 against 3.5).
@@ -43,6 +42,17 @@ class Task:
     reference_returns: tuple[float, float] | None
     """Returns of score 0 and score 100; None: the score is the plain return."""
     recipe: Recipe = "locomotion"
+
+    @property
+    def longest_trajectory(self) -> int | None:
+        """Rows that a trajectory of its data may have; None: any number.
+
+        One more than the horizon, as a cut one can hold its last observation in a row of its own;
+        D4RL's AntMaze collector ran for 1001 steps whatever the environment's limit.
+        """
+        if self.horizon is None:
+            return None
+        return max(self.horizon + 1, 1001 if self.recipe == "antmaze" else 0)
 
     def score(self, episode_return: float) -> float:
         """D4RL's normalised score 100 (R - R_min) / (R_max - R_min)."""
@@ -134,7 +144,7 @@ def find_task(env_id: str) -> Task:
         obs_dim=env.observation_space.shape[0],  # type: ignore[index]
         action_dim=env.action_space.shape[0],  # type: ignore[index]
         horizon=spec.max_episode_steps if spec else None,
-        reference_returns=_REFERENCE_RETURNS.get(family),
+        reference_returns=REFERENCE_RETURNS.get(family),
         recipe=recipe_of(env_id),
     )
     env.close()

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from stratdiff.data import d4rl, download
+from stratdiff.data import d4rl, download, generate
 from stratdiff.data.dataset import Dataset
+from stratdiff.envs.antmaze import HORIZONS
 from stratdiff.errors import UserError, nearest
+from stratdiff.tasks import REFERENCE_RETURNS
 
 Source = Literal["d4rl", "stratdiff", "minari"]
 Returns = tuple[float, float]
@@ -44,12 +46,11 @@ class Entry:
 
 _SERVER = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 _VARIANTS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
-_LOCOMOTION: dict[str, tuple[str | None, Returns]] = {
-    "halfcheetah": ("HalfCheetah-v4", (-280.178953, 12135.0)),
-    "hopper": ("Hopper-v4", (-20.272305, 3234.3)),
-    "walker2d": ("Walker2d-v4", (1.629008, 4592.3)),
-    # 111 observations, 84 of them contact forces: not those of Gymnasium's Ant-v4.
-    "ant": (None, (-325.6, 3879.7)),
+_LOCOMOTION = {
+    "halfcheetah": "HalfCheetah",
+    "hopper": "Hopper",
+    "walker2d": "Walker2d",
+    "ant": "Ant",
 }
 # Rows and episodes of the v2 files.
 _SIZES: dict[str, tuple[int, int | None]] = {
@@ -60,7 +61,6 @@ _SIZES: dict[str, tuple[int, int | None]] = {
     "hopper-medium-replay-v2": (402_000, None),
     "walker2d-medium-replay-v2": (302_000, None),
 }
-_ANTMAZE_HORIZONS = {"umaze": 700, "medium": 1000, "large": 1000}
 # (maze, suffix of the name): (multistart, multigoal) in the name of the file.
 _ANTMAZE = {
     ("umaze", ""): (False, False),
@@ -176,18 +176,11 @@ def _by_name() -> dict[str, Entry]:
 
 
 def _made() -> Iterator[Entry]:
-    for env, (env_id, returns) in _LOCOMOTION.items():
-        if env_id is not None:
-            for variant in _VARIANTS:
-                yield Entry(f"stratdiff/{env}-{variant}", "stratdiff", env_id, 1000, returns)
-    for maze, suffix in _ANTMAZE:
-        yield Entry(
-            f"stratdiff/antmaze-{maze}{suffix}",
-            "stratdiff",
-            f"stratdiff/AntMaze-{maze}-v2",
-            _ANTMAZE_HORIZONS[maze],
-            (0.0, 1.0),
-        )
+    for name, recipe in generate.RECIPES.items():
+        family = recipe.env_id.removesuffix("-v4").removesuffix("-v2")
+        horizon = HORIZONS.get(family.removeprefix("stratdiff/AntMaze-"), 1000)
+        returns = REFERENCE_RETURNS[family]
+        yield Entry(name, "stratdiff", recipe.env_id, horizon, returns, recipe.rows)
 
 
 def _d4rl(name: str, path: str, env_id: str | None, horizon: int, returns: Returns) -> Entry:
@@ -198,7 +191,9 @@ def _d4rl(name: str, path: str, env_id: str | None, horizon: int, returns: Retur
 
 
 def _locomotion() -> Iterator[Entry]:
-    for env, (env_id, returns) in _LOCOMOTION.items():
+    for env, family in _LOCOMOTION.items():
+        # D4RL's ant has 111 observations, 84 of them contact forces: not those of Ant-v4.
+        env_id, returns = None if env == "ant" else f"{family}-v4", REFERENCE_RETURNS[family]
         for variant in (*_VARIANTS, "random-expert"):
             for version in ("v0", "v1", "v2"):
                 stem = f"{env}_{variant.replace('-', '_')}"
@@ -231,7 +226,7 @@ def _antmaze() -> Iterator[Entry]:
             file = f"Ant_maze_{mazes[maze]}_noisy_multistart_{multistart}_multigoal_{multigoal}"
             path = f"{folder}/{file}_sparse{end}.hdf5"
             env_id = f"stratdiff/AntMaze-{env}-v2"
-            yield _d4rl(name, path, env_id, _ANTMAZE_HORIZONS[maze], (0.0, 1.0))
+            yield _d4rl(name, path, env_id, HORIZONS[maze], (0.0, 1.0))
 
 
 def _maze2d() -> Iterator[Entry]:

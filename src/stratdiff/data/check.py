@@ -22,7 +22,7 @@ from stratdiff.data import d4rl
 from stratdiff.data.dataset import Dataset
 from stratdiff.envs import antmaze
 from stratdiff.errors import UserError
-from stratdiff.tasks import find_task, make_env, version_note
+from stratdiff.tasks import Task, find_task, make_env, version_note
 
 # Errors are in standard deviations of the data, per dimension. A row is off when its error is
 # above _OFF and above what rounding its state to float32 explains.
@@ -141,7 +141,7 @@ def check(path: str | Path, env_id: str = "", rows: int = 2000, seed: int = 0) -
     env = make_env(env_id)
     try:
         env.reset(seed=seed)
-        return _Check(path, env_id, env, dataset, attributes, task.horizon, rows, seed).report()
+        return _Check(path, env, task, dataset, attributes, rows, seed).report()
     finally:
         env.close()
 
@@ -152,16 +152,15 @@ class _Check:
     def __init__(
         self,
         path: str | Path,
-        env_id: str,
         env: gymnasium.Env,
+        task: Task,
         dataset: Dataset,
         attributes: dict[str, str | int | float],
-        horizon: int | None,
         rows: int,
         seed: int,
     ) -> None:
-        self.path, self.env_id, self.env, self.data = path, env_id, env, dataset
-        self.made_with, self.horizon = str(attributes.get("mujoco", "")), horizon
+        self.path, self.env, self.task, self.data = path, env, task, dataset
+        self.env_id, self.made_with = task.env_id, str(attributes.get("mujoco", ""))
         self.limit, self.seed = rows, seed
         self.std = dataset.normalizer()[1].astype(np.float64)
         self.goals = hasattr(env.unwrapped, "goal")
@@ -172,11 +171,12 @@ class _Check:
         obs, actions = data.observations, data.actions
         lengths = np.diff(np.flatnonzero(data.ends), prepend=-1)
         tail = len(obs) - int(lengths.sum())
+        longest = self.task.longest_trajectory or np.inf
         facts: dict[str, Any] = {
             "duplicates": _duplicates(obs, actions, data.rewards),
             "dead_observations": _dead(obs),
             "dead_actions": _dead(actions),
-            "long_episodes": int(((np.append(lengths, tail)) > (self.horizon or np.inf)).sum()),
+            "long_episodes": int((np.append(lengths, tail) > longest).sum()),
         }
         jumps = _jumps(obs)
         jumps[data.ends[:-1]] = 0
@@ -519,8 +519,8 @@ class _Check:
                 out.append(f"{what} dimensions that never change: {listed}.")
         if report.long_episodes:
             out.append(
-                f"{_count(report.long_episodes, 'episode')} longer than the {self.horizon} steps "
-                f"of {self.env_id}."
+                f"{_count(report.long_episodes, 'episode')} longer than the {self.task.horizon} "
+                f"steps of {self.env_id}."
             )
         return tuple(out)
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stratdiff.data import d4rl, minari, recorder
-from stratdiff.data.dataset import Dataset, transition_rows, validate
+from stratdiff.data import d4rl, dataset, minari, recorder
 from stratdiff.errors import UserError
 from stratdiff.tasks import find_task
 
@@ -119,19 +118,7 @@ def _checked(given: dict[str, Any], where: str) -> dict[str, np.ndarray]:
         raise UserError(
             f"{where}: the arrays differ in length ({found}); each needs one row per step."
         )
-    ends, transitions = transition_rows(arrays["terminals"], arrays.get("timeouts"), None)
-    validate(
-        Dataset(
-            name=where,
-            env_id=None,
-            observations=arrays["observations"],
-            actions=arrays["actions"],
-            rewards=arrays["rewards"],
-            terminals=arrays["terminals"],
-            ends=ends,
-            transitions=transitions,
-        )
-    )
+    dataset.from_arrays(where, arrays)
     return arrays
 
 

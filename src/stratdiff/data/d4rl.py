@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from stratdiff.data.dataset import Dataset, transition_rows, validate
+from stratdiff.data.dataset import Dataset, from_arrays
 from stratdiff.errors import UserError
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -59,23 +59,14 @@ def read(path: str | Path, horizon: int | None = None, name: str | None = None) 
                 f"data file {str(path)!r}: {key} holds {len(bad)} values that are NaN or infinite, "
                 f"the first at index ({bad[0]},); they must be 0 or 1."
             )
-    terminals = arrays["terminals"] > 0.5
-    timeouts = arrays["timeouts"] > 0.5 if "timeouts" in arrays else None
-    ends, transitions = transition_rows(terminals, timeouts, horizon)
-    env_id, version = attributes.get("env_id"), attributes.get("mujoco")
-    dataset = Dataset(
-        name=name or str(path),
-        env_id=env_id if isinstance(env_id, str) else None,
-        mujoco=version if isinstance(version, str) else None,
-        observations=arrays["observations"],
-        actions=arrays["actions"],
-        rewards=arrays["rewards"],
-        terminals=terminals,
-        ends=ends,
-        transitions=transitions,
+    env_id, version = (attributes.get(key) for key in ("env_id", "mujoco"))
+    return from_arrays(
+        name or str(path),
+        arrays,
+        env_id if isinstance(env_id, str) else None,
+        horizon,
+        version if isinstance(version, str) else None,
     )
-    validate(dataset)
-    return dataset
 
 
 def read_arrays(path: str | Path, keys: Iterable[str]) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -131,6 +132,36 @@ def _count_out(
             out[start + horizon - 1 - counter : stop + 1 : horizon] = True
             start, counter = stop + 1, 0 if out[stop] else after_terminal
     return out
+
+
+def from_arrays(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    env_id: str | None = None,
+    horizon: int | None = None,
+    mujoco: str | None = None,
+) -> Dataset:
+    """The data set of float32 arrays in D4RL's layout; `horizon`: for want of `timeouts`.
+
+    Raises:
+        UserError: see `validate`.
+    """
+    terminals, timeouts = arrays["terminals"] > 0.5, arrays.get("timeouts")
+    timeouts = None if timeouts is None else timeouts > 0.5
+    ends, transitions = transition_rows(terminals, timeouts, horizon)
+    dataset = Dataset(
+        name=name,
+        env_id=env_id,
+        observations=arrays["observations"],
+        actions=arrays["actions"],
+        rewards=arrays["rewards"],
+        terminals=terminals,
+        ends=ends,
+        transitions=transitions,
+        mujoco=mujoco,
+    )
+    validate(dataset)
+    return dataset
 
 
 def validate(dataset: Dataset) -> None:

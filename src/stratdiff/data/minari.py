@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space
 
-from stratdiff.data.dataset import Dataset, transition_rows, validate
+from stratdiff.data.dataset import Dataset, from_arrays
 from stratdiff.data.recorder import check_action_space, finish_rows, unit_actions
 from stratdiff.errors import UserError
 from stratdiff.tasks import ROBOTICS_ANTMAZE
@@ -26,19 +26,7 @@ def load(name: str, progress: Progress | None = None) -> Dataset:
         UserError: see `read`; or a value that cannot be trained on.
     """
     arrays, env_id, _ = read(name, progress)
-    ends, transitions = transition_rows(arrays["terminals"], arrays["timeouts"], None)
-    dataset = Dataset(
-        name=name,
-        env_id=env_id or None,
-        observations=arrays["observations"],
-        actions=arrays["actions"],
-        rewards=arrays["rewards"],
-        terminals=arrays["terminals"],
-        ends=ends,
-        transitions=transitions,
-    )
-    validate(dataset)
-    return dataset
+    return from_arrays(name, arrays, env_id or None)
 
 
 def read(

@@ -179,11 +179,8 @@ def make_learner(config: Config, task: Task, dataset: Dataset) -> Learner:
                 f"data set {dataset.name!r} has {what} of size {found} but environment "
                 f"{task.env_id!r} has size {expected}; give the --env that the data came from."
             )
-    # A cut trajectory may hold its last observation in a row more; D4RL's AntMaze collector ran for
-    # 1001 steps whatever the environment's limit.
-    limit = (task.horizon or 0) + 1
-    limit = max(limit, 1001) if task.recipe == "antmaze" else limit
-    if task.horizon and dataset.longest > limit:
+    limit = task.longest_trajectory
+    if limit is not None and dataset.longest > limit:
         raise UserError(
             f"data set {dataset.name!r} has a trajectory of {dataset.longest} rows but environment "
             f"{task.env_id!r} cuts episodes after {task.horizon} steps; mark where episodes end in "
