@@ -4,7 +4,7 @@
 
 The run must have been made with `--save-policies True`; docs/datasets.md has the commands. Every
 kept policy plays EPISODES episodes with stochastic actions, as in data collection; `medium` is the
-first one within a tenth of the given score, `expert` the best one.
+first one near the given score, `expert` the best one.
 """
 
 import argparse
@@ -34,19 +34,42 @@ def stochastic_score(task: Task, policy: Policy) -> float:
     return float(np.mean([task.score(r) for r in returns]))
 
 
+def renormalized(policy: Policy, like: Policy) -> Policy:
+    """The same function of raw states, on the state normalisation of `like`."""
+    (weight, bias), *rest = policy.layers
+    scale = like.obs_std / policy.obs_std
+    shift = (like.obs_mean - policy.obs_mean) / policy.obs_std
+    first = (weight * scale[:, None], bias + np.einsum("i,pio->po", shift, weight))
+    return Policy(
+        policy.kind, [first, *rest], like.obs_mean, like.obs_std, metadata=policy.metadata
+    )
+
+
 def main() -> None:
-    """Keep every n-th step, weights in half precision."""
+    """Choose, stack, measure; weights in half precision."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--medium", type=float, required=True, help="score of the medium policy")
+    parser.add_argument("--near", type=float, default=0.1, help="relative distance that is near")
     parser.add_argument("--every", type=int, default=10_000, help="steps between two kept policies")
-    parser.add_argument("--until", type=int, default=10**9, help="last step to keep")
+    parser.add_argument("--sparse-after", type=int, default=10**9, help="from this step on ...")
+    parser.add_argument("--sparse-every", type=int, default=1, help="... keep only these steps")
+    parser.add_argument("--onto", type=Path, help="a snapshot file whose policies come first")
     args = parser.parse_args()
     found = [Policy.load(path) for path in sorted((args.run / "policies").glob("*.safetensors"))]
-    kept = [p for p in found if 0 < p.metadata["step"] <= args.until]
-    kept = [p for p in kept if p.metadata["step"] % args.every == 0]
+    kept = []
+    for policy in found:
+        step = policy.metadata["step"]
+        every = args.sparse_every if step > args.sparse_after else args.every
+        if step > 0 and step % every == 0:
+            kept.append(policy)
+    steps = [p.metadata["step"] for p in kept]
     task = find_task(kept[0].metadata["environment"])
+    if args.onto:
+        base = Policy.load(args.onto)
+        kept = [base, *(renormalized(p, base) for p in kept)]
+        steps = [*base.metadata["steps"], *(f"+{step}" for step in steps)]
     stacked = Policy(
         kept[0].kind,
         [
@@ -58,22 +81,18 @@ def main() -> None:
         ],
         kept[0].obs_mean,
         kept[0].obs_std,
-        metadata={
-            "environment": task.env_id,
-            "steps": [p.metadata["step"] for p in kept],
-            "scores": [round(p.metadata["score"][0], 2) for p in kept],
-        },
+        metadata={"environment": task.env_id, "steps": steps},
     )
     stacked.save(args.out)
     half = Policy.load(args.out)  # scores are those of the rounded weights
     scores = [stochastic_score(task, half[i : i + 1]) for i in range(len(half))]
     stacked.metadata |= {
         "stochastic_scores": [round(score, 2) for score in scores],
-        "medium": next(i for i, s in enumerate(scores) if abs(s / args.medium - 1) <= 0.1),
+        "medium": next(i for i, s in enumerate(scores) if abs(s / args.medium - 1) < args.near),
         "expert": int(np.argmax(scores)),
     }
     stacked.save(args.out)
-    print(f"{len(kept)} policies, {args.out.stat().st_size / 1e6:.2f} MB")
+    print(f"{len(stacked)} policies, {args.out.stat().st_size / 1e6:.2f} MB")
     for key, value in stacked.metadata.items():
         print(f"{key}: {value}")
 

@@ -175,3 +175,33 @@ def test_newer_mujoco_is_said(places, tiny, monkeypatch):
         data,
     )
     assert any("warning: data set 'mine'" in s and "MuJoCo 99.1" in s for s in said)
+
+
+@pytest.mark.parametrize(
+    ("made_in", "env", "refused"),
+    [
+        ("Walker2d-v4", "HalfCheetah-v4", True),  # states and actions of the same sizes
+        ("HalfCheetah-v5", "HalfCheetah-v4", False),
+        ("MyRobot-v0", "HalfCheetah-v4", False),
+        ("stratdiff/AntMaze-umaze-v2", "stratdiff/AntMaze-large-v2", True),
+    ],
+)
+def test_file_of_another_environment(places, tiny, made_in, env, refused):
+    sizes = (29, 8) if "AntMaze" in env else (17, 6)
+    rng = np.random.default_rng(0)
+    arrays = {
+        "observations": rng.normal(size=(40, sizes[0])),
+        "actions": rng.uniform(-1, 1, (40, sizes[1])),
+        "rewards": rng.normal(size=40),
+        "terminals": np.zeros(40, bool),
+        "timeouts": np.arange(40) % 20 == 19,
+    }
+    path = places / "other.hdf5"
+    d4rl.write(path, arrays, made_in)
+    config = tiny(dataset=str(path), env=env, offline_steps=20, online_steps=0, method="base")
+    if refused:
+        with pytest.raises(UserError, match=f"collected in '{made_in}', not in .*'{env}'"):
+            train(config, places / "out")
+        assert not (places / "out").exists()
+    else:
+        train(config, places / "out")

@@ -62,6 +62,17 @@ class Task:
         return 100 * (episode_return - low) / (high - low)
 
 
+def _family(env_id: str) -> str:
+    """The environment's name without its version."""
+    return re.sub(r"-v\d+$", "", env_id)
+
+
+def contradict(env_id: str, other: str) -> bool:
+    """Whether these are two different environments of D4RL's; versions may differ."""
+    families = {_family(env_id), _family(other)}
+    return len(families) == 2 and families <= REFERENCE_RETURNS.keys()
+
+
 def recipe_of(env_id: str) -> Recipe:
     """The recipe of an environment: sparse goals, or everything else."""
     return "antmaze" if env_id.startswith("stratdiff/AntMaze-") else "locomotion"
@@ -86,8 +97,9 @@ def version_note(made_with: str, installed: str = mujoco.__version__) -> str | N
 
 def physics_note(env_id: str, made_with: str | None) -> str | None:
     """`version_note` for data of an environment that it concerns."""
-    family = re.sub(r"-v\d+$", "", env_id)
-    return version_note(made_with) if made_with and family in _CONTACT_MARGINS else None
+    if made_with is None or _family(env_id) not in _CONTACT_MARGINS:
+        return None
+    return version_note(made_with)
 
 
 def make_env(env_id: str) -> gymnasium.Env:
@@ -138,13 +150,12 @@ def find_task(env_id: str) -> Task:
     """
     env = make_env(env_id)
     spec = env.spec
-    family = re.sub(r"-v\d+$", "", env_id)
     task = Task(
         env_id=env_id,
         obs_dim=env.observation_space.shape[0],  # type: ignore[index]
         action_dim=env.action_space.shape[0],  # type: ignore[index]
         horizon=spec.max_episode_steps if spec else None,
-        reference_returns=REFERENCE_RETURNS.get(family),
+        reference_returns=REFERENCE_RETURNS.get(_family(env_id)),
         recipe=recipe_of(env_id),
     )
     env.close()

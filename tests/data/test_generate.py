@@ -58,7 +58,10 @@ def test_the_same_bits_with_any_number_of_processes(cache, name, rows, monkeypat
     assert len(found[0]["rewards"]) == rows
     other = arrays(generate.make(f"stratdiff/{name}", rows, seed=1))
     assert (other["observations"] != found[0]["observations"]).any()
-    assert [p.suffix for p in cache.iterdir()] == [".hdf5"]
+    left = {p.name for p in cache.iterdir()}
+    assert {n for n in left if not n.endswith(".lock")} == {
+        generate.cached(f"stratdiff/{name}", rows, 1).name
+    }
 
 
 def test_interrupted_generation_goes_on(cache, monkeypatch):
@@ -210,7 +213,7 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 def test_worker_errors_reach_the_user(cache, monkeypatch):
     # A chunk that cannot be written in a process of its own.
-    part = generate._Part(generate.find("stratdiff/hopper-random"), "random", 100_000, 0)
+    part = generate._Part(generate.find("stratdiff/hopper-random"), 100_000, 0)
     with pytest.raises(UserError, match="cannot be written"):
         generate._spawn(part, cache / "missing", [[0], [1]], lambda *_: None)
 
@@ -236,3 +239,21 @@ def test_shipped_snapshots():
         assert scores[about["medium"]] == pytest.approx(level, rel=0.1)
         assert scores[about["expert"]] == max(scores)
         json.dumps(about)
+
+
+def test_runs_that_start_together_make_a_set_once(cache):
+    # Threads have their own file descriptions, so the lock holds between them as between processes.
+    from concurrent.futures import ThreadPoolExecutor
+
+    made, real = [], generate._make
+
+    def count(*args):
+        made.append(args)
+        real(*args)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as pool:
+        patch.setattr(generate, "_make", count)
+        paths = list(
+            pool.map(lambda _: generate.make("stratdiff/hopper-random", 500, jobs=1), range(3))
+        )
+    assert len(set(paths)) == len(made) == 1

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stratdiff.data.lock import locked
 from stratdiff.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -43,22 +44,24 @@ def fetch(url: str, path: str | Path, progress: Progress | None = None) -> None:
     partial = path.with_name(path.name + ".part")
     by_hand = f"put the file at {str(path)!r} by hand"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for attempt in range(len(_WAITS) + 1):
-            try:
-                _attempt(url, partial, progress)
-                break
-            except _Cut as cut:
-                # Who is offline from the start need not wait for the message.
-                offline = attempt == 0 and isinstance(cut, _Unreachable)
-                if offline or attempt == len(_WAITS):
-                    raise UserError(
-                        f"{url} could not be downloaded ({cut}); check the network and run again, "
-                        f"which goes on from what has come, or {by_hand}."
-                    ) from cut
-                time.sleep(_WAITS[attempt])
-        os.replace(partial, path)
-        _note(partial).unlink(missing_ok=True)
+        with locked(path):
+            if path.is_file():  # another process was faster
+                return
+            for attempt in range(len(_WAITS) + 1):
+                try:
+                    _attempt(url, partial, progress)
+                    break
+                except _Cut as cut:
+                    # Who is offline from the start need not wait for the message.
+                    offline = attempt == 0 and isinstance(cut, _Unreachable)
+                    if offline or attempt == len(_WAITS):
+                        raise UserError(
+                            f"{url} could not be downloaded ({cut}); check the network and run "
+                            f"again, which goes on from what has come, or {by_hand}."
+                        ) from cut
+                    time.sleep(_WAITS[attempt])
+            os.replace(partial, path)
+            _note(partial).unlink(missing_ok=True)
     except urllib.error.HTTPError as error:
         error.close()
         raise UserError(

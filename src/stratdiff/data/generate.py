@@ -19,6 +19,7 @@ import numpy as np
 
 from stratdiff.data import d4rl
 from stratdiff.data.dataset import Dataset
+from stratdiff.data.lock import locked
 from stratdiff.envs.antmaze import SUCCESS_RADIUS, AntMaze, cell_xy, cells
 from stratdiff.envs.antwalk import ACTION_NOISE
 from stratdiff.envs.waypoints import Navigator, actions, features
@@ -29,6 +30,8 @@ from stratdiff.tasks import make_env
 Progress = Callable[[int, int], None]
 Arrays = dict[str, np.ndarray]
 
+_FLAGS = ("terminals", "timeouts")
+_KEYS = ("observations", "actions", "rewards", *_FLAGS, "infos/qpos", "infos/qvel")
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 # Raised whenever a recipe changes, so that stale cached files are made again.
 RECIPE_VERSION = 2
@@ -62,7 +65,7 @@ class Recipe:
 
     @property
     def code(self) -> int:
-        """A number of its own for the random numbers; D4RL's stitched sets repeat their parts."""
+        """A number of its own for the random numbers."""
         return int.from_bytes(self.name.encode()) % (2**61 - 1)
 
 
@@ -136,31 +139,54 @@ def make(
     if path.is_file():
         return path
     jobs = jobs or _cores()
-    work = path.with_suffix(".parts")
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        with locked(path):
+            if not path.is_file():
+                _make(recipe, size, seed, path, progress, jobs)
     except OSError as error:
         raise UserError(
-            f"folder {str(work)!r} for made data sets cannot be written ({error.strerror}); free "
-            "it, or choose another with the environment variable STRATDIFF_CACHE."
+            f"folder {str(path.parent)!r} for made data sets cannot be written "
+            f"({error.strerror}); free it, or choose another with the environment variable "
+            "STRATDIFF_CACHE."
         ) from error
+    return path
+
+
+def _make(
+    recipe: Recipe, size: int, seed: int, path: Path, progress: Progress | None, jobs: int
+) -> None:
+    """Write the set into `path`."""
+    work = path.with_suffix(".parts")
     if recipe.variant == "medium-expert":
-        half = size // 2
-        medium = _collect("medium", recipe, half, seed, work, jobs, progress, (0, size))
-        last = np.flatnonzero(medium["terminals"] | medium["timeouts"])
-        if len(last):
-            medium = {key: array[: last[-1] + 1] for key, array in medium.items()}
-        expert = _collect("expert", recipe, size - half, seed, work, jobs, progress, (half, size))
-        arrays = {key: np.concatenate([medium[key], expert[key]]) for key in medium}
+        arrays = _stitch(recipe, size, seed, progress, jobs)
     else:
-        arrays = _collect(recipe.variant, recipe, size, seed, work, jobs, progress, (0, size))
+        work.mkdir(exist_ok=True)
+        arrays = _collect(_Part(recipe, size, seed), work, jobs, progress)
     about: dict[str, str | int | float] = {
         key: metadata.version(key) for key in ("mujoco", "gymnasium", "stratdiff")
     }
-    about |= {"name": name, "recipe": RECIPE_VERSION, "seed": seed}
+    about |= {"name": f"stratdiff/{recipe.name}", "recipe": RECIPE_VERSION, "seed": seed}
     d4rl.write(path, arrays, recipe.env_id, about)
-    shutil.rmtree(work)
-    return path
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _stitch(recipe: Recipe, size: int, seed: int, progress: Progress | None, jobs: int) -> Arrays:
+    """Half a medium set, cut after its last complete episode, then half an expert set."""
+    parts, before = [], 0
+    for level, rows in (("medium", size // 2), ("expert", size - size // 2)):
+
+        def tell(done: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + done, size)
+
+        path = make(f"stratdiff/{recipe.family}-{level}", rows, seed, tell, jobs)
+        part = d4rl.read_arrays(path, _KEYS)
+        part |= {key: part[key] > 0.5 for key in _FLAGS}
+        parts.append(part)
+        before += rows
+    last = np.flatnonzero(parts[0]["terminals"] | parts[0]["timeouts"])
+    stop = last[-1] + 1 if len(last) else len(parts[0]["rewards"])
+    return {key: np.concatenate([parts[0][key][:stop], parts[1][key]]) for key in _KEYS}
 
 
 def _cores() -> int:
@@ -172,10 +198,9 @@ def _cores() -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """What the workers of one homogeneous part of a set need to know."""
+    """What the workers of a set need to know."""
 
     recipe: Recipe
-    variant: str
     size: int
     seed: int
 
@@ -184,7 +209,7 @@ class _Part:
         """Longest episode; D4RL's AntMaze collector makes one step more than its limit."""
         if self.recipe.family != "antmaze":
             return 1000
-        return 701 if self.variant.startswith("umaze") else 1001
+        return 701 if self.recipe.variant.startswith("umaze") else 1001
 
     @property
     def lane_rows(self) -> int:
@@ -205,25 +230,14 @@ class _Part:
         `tick` is told the rows made so far, `before` this chunk included.
         """
         lanes = range(number * _TOGETHER, min((number + 1) * _TOGETHER, self.lanes))
-        code = RECIPES[f"stratdiff/{self.recipe.family}-{self.variant}"].code
-        rngs = [np.random.default_rng([self.seed, code, lane]) for lane in lanes]
+        rngs = [np.random.default_rng([self.seed, self.recipe.code, lane]) for lane in lanes]
         collect = _walk_maze if self.recipe.family == "antmaze" else _locomotion
         return _join(collect(self, lanes, rngs, lambda rows: tick(before + rows)))
 
 
-def _collect(
-    variant: str,
-    recipe: Recipe,
-    size: int,
-    seed: int,
-    work: Path,
-    jobs: int,
-    progress: Progress | None,
-    shown: tuple[int, int],
-) -> Arrays:
-    """All rows of one part: by worker processes, each chunk kept on disk until the end."""
-    part = _Part(recipe, variant, size, seed)
-    files = [work / f"{variant}-{size}-{i}.npz" for i in range(part.chunks)]
+def _collect(part: _Part, work: Path, jobs: int, progress: Progress | None) -> Arrays:
+    """All rows: by worker processes, each chunk kept in the folder `work` until the end."""
+    files = [work / f"{i}.npz" for i in range(part.chunks)]
     missing = [i for i, file in enumerate(files) if not file.is_file()]
     jobs = min(jobs, len(missing))
     done = [0] * max(jobs, 1)
@@ -232,7 +246,7 @@ def _collect(
     def tick(worker: int, rows: int) -> None:
         done[worker] = rows
         if progress is not None:
-            progress(min(shown[0] + already + sum(done), shown[1]), shown[1])
+            progress(min(already + sum(done), part.size), part.size)
 
     if jobs <= 1:
         _work(part, work, missing, lambda rows: tick(0, rows))
@@ -244,9 +258,9 @@ def _collect(
             stops = np.cumsum(chunk["lanes"])[:-1]
             split = {k: np.split(chunk[k], stops) for k in chunk.files if k != "lanes"}
         lanes += [dict(zip(split, rows, strict=True)) for rows in zip(*split.values(), strict=True)]
-    if recipe.family != "antmaze":  # whose episodes are all of one length
-        _trim(lanes, size)
-    return {key: np.concatenate([lane[key] for lane in lanes])[:size] for key in lanes[0]}
+    if part.recipe.family != "antmaze":  # whose episodes are all of one length
+        _trim(lanes, part.size)
+    return {key: np.concatenate([lane[key] for lane in lanes])[: part.size] for key in lanes[0]}
 
 
 def _trim(lanes: list[Arrays], size: int) -> None:
@@ -272,7 +286,7 @@ def _work(part: _Part, work: Path, numbers: list[int], tick: Callable[[int], Non
     for number in numbers:
         arrays = part.chunk(number, made, tick)
         made += len(arrays["rewards"])
-        file = work / f"{part.variant}-{part.size}-{number}.npz"
+        file = work / f"{number}.npz"
         partial = file.with_suffix(f".{os.getpid()}")
         try:
             with open(partial, "wb") as out:
@@ -294,7 +308,7 @@ def _spawn(
     Not multiprocessing: it would import the user's own script again.
     """
     recipe = part.recipe
-    base = [sys.executable, "-m", __spec__.name, f"stratdiff/{recipe.name}", part.variant]
+    base = [sys.executable, "-m", __spec__.name, f"stratdiff/{recipe.name}"]
     base += [str(part.size), str(part.seed), str(work)]
     env = os.environ | {"OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
     workers = [
@@ -335,9 +349,9 @@ def _spawn(
 
 
 def _worker(args: list[str]) -> int:
-    """NAME VARIANT SIZE SEED FOLDER CHUNK...: make these chunks, print the rows made so far."""
-    name, variant, size, seed, work, *numbers = args
-    part = _Part(find(name), variant, int(size), int(seed))
+    """NAME SIZE SEED FOLDER CHUNK...: make these chunks, print the rows made so far."""
+    name, size, seed, work, *numbers = args
+    part = _Part(find(name), int(size), int(seed))
     try:
         _work(part, Path(work), [int(n) for n in numbers], lambda rows: print(rows, flush=True))
     except UserError as error:
@@ -372,9 +386,8 @@ def _locomotion(
     sizes = {"observations": obs.shape[1:], "actions": (act,), "rewards": ()}
     sizes |= {"terminals": (), "timeouts": ()}
     sizes |= {"infos/qpos": states[0].qpos.shape, "infos/qvel": states[0].qvel.shape}
-    flags = ("terminals", "timeouts")
     buffers = [
-        {k: np.zeros((horizon, *size), bool if k in flags else "f4") for k, size in sizes.items()}
+        {k: np.zeros((horizon, *size), bool if k in _FLAGS else "f4") for k, size in sizes.items()}
         for _ in lanes
     ]
 
@@ -419,7 +432,7 @@ def _locomotion(
 
 def _ladder(part: _Part) -> tuple[Policy | None, int, int]:
     """(shipped policies, first, one past the last that the variant uses); -1: uniform actions."""
-    if part.variant == "random":
+    if part.recipe.variant == "random":
         return None, -1, 0
     policies = Policy.load(SNAPSHOTS / f"{part.recipe.family}.safetensors")
     medium, expert = (policies.metadata[level] for level in ("medium", "expert"))
@@ -429,7 +442,7 @@ def _ladder(part: _Part) -> tuple[Policy | None, int, int]:
         "medium-replay": (-1, medium + 1),
         "full-replay": (-1, len(policies)),
     }
-    return policies, *steps[part.variant]
+    return policies, *steps[part.recipe.variant]
 
 
 def _walk_maze(
@@ -440,13 +453,13 @@ def _walk_maze(
     Rewards are those of one evaluation goal for the whole set, which the collecting ant does not
     know: terminals can stand anywhere in an episode.
     """
-    maze = _ANTMAZE[part.variant]
+    maze = _ANTMAZE[part.recipe.variant]
     policy = Policy.load(SNAPSHOTS / "ant.safetensors")[:1]
     way = Navigator(maze)
     made = [AntMaze(maze) for _ in lanes]
     made[0].reset(seed=part.seed)
     target = made[0].draw_goal()
-    multistart = part.variant != "umaze"
+    multistart = part.recipe.variant != "umaze"
     n, horizon, everywhere = len(made), part.episode, cells(maze, "rgGe.")
     episodes: list[list[Arrays]] = [[] for _ in lanes]
     for number in range(part.lane_rows // horizon):

@@ -25,7 +25,7 @@ from stratdiff.diffusion.score import BehaviourModel, BehaviourState
 from stratdiff.errors import UserError
 from stratdiff.networks import stack
 from stratdiff.stratify import offline_like_count
-from stratdiff.tasks import Task
+from stratdiff.tasks import Task, contradict
 
 
 class Stream(enum.IntEnum):
@@ -179,6 +179,11 @@ def make_learner(config: Config, task: Task, dataset: Dataset) -> Learner:
                 f"data set {dataset.name!r} has {what} of size {found} but environment "
                 f"{task.env_id!r} has size {expected}; give the --env that the data came from."
             )
+    if dataset.env_id and contradict(dataset.env_id, task.env_id):
+        raise UserError(
+            f"data set {dataset.name!r} was collected in {dataset.env_id!r}, not in environment "
+            f"{task.env_id!r}; leave out --env, or give a data set of that environment."
+        )
     limit = task.longest_trajectory
     if limit is not None and dataset.longest > limit:
         raise UserError(
