@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -268,3 +269,16 @@ def test_a_failed_download_keeps_the_old_file(server, path):
     assert path.read_bytes() == b"old"
     note = json.loads(path.with_name("set.hdf5.part.json").read_text())
     assert note == {"validator": '"one"', "total": len(CONTENT)}
+
+
+def test_downloads_that_start_together_are_one(server, path):
+    start = threading.Barrier(3)
+
+    def fetch(_):
+        start.wait()
+        download.fetch(server.url, path)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(fetch, range(3)))
+    assert path.read_bytes() == CONTENT and left(path) == ["set.hdf5"]
+    assert len(server.requests) == 1
