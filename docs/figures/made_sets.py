@@ -28,12 +28,9 @@ def main() -> None:
         found = info.describe(dataset, find_task(recipe.env_id))
         score, gap = found.scores, found.distance
         scores = f"{score.mean:.1f} ({score.min:.0f} to {score.max:.0f})" if score else ""
-        episodes = found.episodes
-        if recipe.family == "antmaze":  # terminals stand inside of the collector's episodes
-            episodes, scores = found.timeouts, f"{found.terminals:,} rows at the evaluation goal"
         shift = f"{gap.shift_median:.2f} / {gap.shift_rms:.2f} / {gap.shift_max:.2f}" if gap else ""
         spread = f"{min(gap.std_ratio):.2f} to {max(gap.std_ratio):.2f}" if gap else ""
-        cells = [f"`{name}`", f"{found.rows:,}", f"{episodes:,}", scores, shift, spread]
+        cells = [f"`{name}`", f"{found.rows:,}", f"{found.episodes:,}", scores, shift, spread]
         print("|", " | ".join([*cells, seconds]), "|", flush=True)
     for family in ("halfcheetah", "hopper", "walker2d", "ant"):
         about = Policy.load(generate.SNAPSHOTS / f"{family}.safetensors").metadata

@@ -14,7 +14,7 @@ from rich.table import Table
 from stratdiff.data import catalogue, check, convert, d4rl, generate, info, sources
 from stratdiff.data.dataset import Dataset, transition_rows
 from stratdiff.errors import UserError, nearest
-from stratdiff.tasks import Task, find_task
+from stratdiff.tasks import Task, find_task, recipe_of
 from stratdiff.train.track import Reporter
 
 USAGE = """\
@@ -151,7 +151,7 @@ def _line(entry: catalogue.Entry) -> list[str]:
     path = _local(entry)
     if path is not None:
         try:
-            returns, rows = _returns(path, entry.horizon)
+            returns, rows = _returns(path, entry)
             episodes, here = len(returns), "yes"
             if entry.reference_returns is not None and len(returns):
                 low, high = entry.reference_returns
@@ -165,16 +165,15 @@ def _line(entry: catalogue.Entry) -> list[str]:
     return [entry.name, entry.env_id or "", *numbers, score, here]
 
 
-def _returns(path: Path, horizon: int | None) -> tuple[np.ndarray, int]:
+def _returns(path: Path, entry: catalogue.Entry) -> tuple[np.ndarray, int]:
     """(episode returns, rows) of a D4RL-format file, without its states and actions."""
     arrays = d4rl.read_arrays(path, ("rewards", "terminals", "timeouts"))
     flags = {key: arrays[key] > 0.5 for key in ("terminals", "timeouts") if key in arrays}
-    ends, transitions = transition_rows(flags["terminals"], flags.get("timeouts"), horizon)
-    empty = np.zeros((len(ends), 0), np.float32)
-    dataset = Dataset(
-        "", None, empty, empty, arrays["rewards"], flags["terminals"], ends, transitions
-    )
-    return dataset.episode_returns, len(ends)
+    terminals = flags["terminals"]
+    ends, transitions = transition_rows(terminals, flags.get("timeouts"), entry.horizon)
+    none = np.zeros((len(ends), 0), np.float32)
+    dataset = Dataset("", None, none, none, arrays["rewards"], terminals, ends, transitions)
+    return dataset.episodes(sparse=recipe_of(entry.env_id or "") == "antmaze")[1], len(ends)
 
 
 def _make(options: _Make) -> None:

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratdiff.data.dataset import Dataset, returns_to_go, transition_rows, validate
+from stratdiff.data.dataset import (
+    Dataset,
+    from_arrays,
+    returns_to_go,
+    transition_rows,
+    validate,
+)
 from stratdiff.errors import UserError
 
 
@@ -283,3 +289,24 @@ def test_bad_data_are_refused(dataset, words):
     for word in ["six rows", *words]:
         with pytest.raises(UserError, match=word):
             validate(dataset)
+
+
+def test_episodes_of_a_collector_that_goes_on_at_the_goal():
+    # Rows: 0 0 1t 1t | 0 0 1T | 0 0 | 1t 0 (t: terminal, T: terminal and time limit, |: time limit)
+    rewards = np.array([0, 0, 1, 1, 0, 0, 1, 0, 0, 1, 0], np.float32)
+    arrays = {
+        "observations": np.arange(11, dtype=np.float32)[:, None],
+        "actions": np.zeros((11, 1), np.float32),
+        "rewards": rewards,
+        "terminals": rewards,
+        "timeouts": np.isin(np.arange(11), [3, 6, 8]).astype(np.float32),
+    }
+    data = from_arrays("collected", arrays)
+    stops, returns = data.episodes(sparse=True)
+    assert stops.tolist() == [3, 6, 8] and returns.tolist() == [1, 1, 0]
+    stops, returns = data.episodes()
+    assert stops.tolist() == [2, 3, 6, 8, 9] and returns.tolist() == [1, 1, 1, 0, 1]
+    # Without any time limit, a terminal ends the episode.
+    del arrays["timeouts"]
+    stops, returns = from_arrays("collected", arrays).episodes(sparse=True)
+    assert stops.tolist() == [2, 3, 6, 9] and returns.tolist() == [1, 1, 1, 1]

@@ -47,10 +47,25 @@ class Dataset:
     @functools.cached_property
     def episode_returns(self) -> Float[np.ndarray, " episodes"]:
         """Undiscounted return of every complete trajectory, in order."""
+        return self.episodes()[1]
+
+    def episodes(
+        self, sparse: bool = False
+    ) -> tuple[Int[np.ndarray, " episodes"], Float[np.ndarray, " episodes"]]:
+        """(last rows, undiscounted returns) of the complete episodes, in order.
+
+        D4RL's AntMaze collector goes on at the goal, where every row is a terminal. With `sparse`
+        an episode is one of the collector's, up to a time limit, if the set has any; it returns 1
+        if it has been at the goal, as one of the environment would.
+        """
         stops = np.flatnonzero(self.ends)
+        limits = np.setdiff1d(stops, self.transitions)  # D4RL's rule drops these rows, no others
+        if sparse and len(limits):
+            stops = limits
         total = np.concatenate([[0.0], np.cumsum(self.rewards, dtype=np.float64)])
         starts = np.concatenate([[0], stops[:-1] + 1])
-        return total[stops + 1] - total[starts] if len(stops) else np.zeros(0)
+        returns = total[stops + 1] - total[starts] if len(stops) else np.zeros(0)
+        return stops, (returns > 0).astype(float) if sparse else returns
 
     @functools.cached_property
     def longest(self) -> int:

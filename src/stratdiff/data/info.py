@@ -89,9 +89,9 @@ class Info:
 
 def describe(dataset: Dataset, task: Task | None) -> Info:
     """Numbers about a data set. Scores need a task with reference returns."""
-    stops = np.flatnonzero(dataset.ends)
+    stops, returns = _episodes(dataset, task)
     lengths = np.diff(stops, prepend=-1)
-    scores = _scores(dataset, task) if task and task.reference_returns else np.zeros(0)
+    scores = _scores(returns, task) if task and task.reference_returns else np.zeros(0)
     obs = dataset.observations
     mean, std = obs.mean(0, dtype=np.float64), obs.std(0, dtype=np.float64)
     saturated = (np.abs(dataset.actions) > SATURATED).mean(0)
@@ -105,7 +105,7 @@ def describe(dataset: Dataset, task: Task | None) -> Info:
         terminals=int(dataset.terminals.sum()),
         timeouts=int((dataset.ends & ~dataset.terminals).sum()),
         lengths=_spread(lengths),
-        returns=_spread(dataset.episode_returns),
+        returns=_spread(returns),
         scores=_spread(scores),
         saturated=float(saturated.mean()),
         action_saturated=saturated,
@@ -117,8 +117,12 @@ def describe(dataset: Dataset, task: Task | None) -> Info:
     )
 
 
-def _scores(dataset: Dataset, task: Task) -> np.ndarray:
-    return np.array([task.score(float(r)) for r in dataset.episode_returns])
+def _episodes(dataset: Dataset, task: Task | None) -> tuple[np.ndarray, np.ndarray]:
+    return dataset.episodes(sparse=task is not None and task.recipe == "antmaze")
+
+
+def _scores(returns: np.ndarray, task: Task) -> np.ndarray:
+    return np.array([task.score(float(r)) for r in returns])
 
 
 def _spread(values: np.ndarray) -> Spread | None:
@@ -237,7 +241,8 @@ def plot(dataset: Dataset, task: Task | None, out: str | Path) -> None:
     figure.suptitle(dataset.name, fontsize=11)
     histogram, course, coverage = figure.subplots(1, 3)
     normalised = task is not None and task.reference_returns is not None
-    values = _scores(dataset, task) if task and normalised else dataset.episode_returns
+    values = _episodes(dataset, task)[1]
+    values = _scores(values, task) if task and normalised else values
     label = "normalised score" if normalised else "return"
     _draw_histogram(histogram, values, label)
     _draw_course(course, values, label)
