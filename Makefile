@@ -5,11 +5,11 @@ BIN := .venv/bin
 
 setup: .venv/ready
 
+# ogbench is what AntMaze is tested against; its other requirements (dm_control) play no part in it.
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; give one with make PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
-	# AntMaze is tested against ogbench's ant; its other requirements (dm_control) are not needed for that.
 	$(BIN)/python -m pip install -q --no-deps ogbench==1.2.2
 	touch $@
 

@@ -20,7 +20,7 @@ SUCCESS_RADIUS = 0.5
 FRAME_SKIP = 5
 HORIZONS = {"umaze": 700, "medium": 1000, "large": 1000}
 
-# One string a row; #: wall, r: start, g: goal of data collection, e: of evaluation, G: of both.
+# One string a row; #: wall, r: start, g: goal of D4RL's collection, e: of evaluation, G: both.
 MAZES: dict[str, tuple[str, ...]] = {
     "umaze": ("#####", "#r..#", "###.#", "#G..#", "#####"),
     "medium": (
