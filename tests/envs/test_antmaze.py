@@ -157,9 +157,9 @@ def d4rl_policy(state, way):
 
 @pytest.mark.skipif(not POLICY.is_file(), reason="the checkout has no shared folder")
 @pytest.mark.slow
-@pytest.mark.parametrize("maze", ["umaze", "medium", "large"])
-def test_d4rl_policy_reaches_the_goal(maze):
-    # shared/data/README.md: about 80 %, 80 % and 76 % of the episodes.
+@pytest.mark.parametrize(("maze", "noted"), [("umaze", 0.8), ("medium", 0.8), ("large", 0.76)])
+def test_d4rl_policy_reaches_the_goal(maze, noted):
+    # Rates of shared/data/README.md, multiples of 4 %: taken for 25 episodes' own.
     n, rng = 40, np.random.default_rng(0)
     envs, way = [AntMaze(maze) for _ in range(n)], Navigator(maze)
     state = np.stack([env.reset(seed=i)[0] for i, env in enumerate(envs)])
@@ -170,5 +170,5 @@ def test_d4rl_policy_reaches_the_goal(maze):
         action = d4rl_policy(state, ahead) + 0.2 * rng.standard_normal((n, 8))
         for i in np.flatnonzero(~reached):
             state[i], _, reached[i], *_ = envs[i].step(np.clip(action[i], -1, 1))
-    # Three standard errors below.
-    assert reached.mean() >= 0.78 - 3 * np.sqrt(0.78 * 0.22 / n)
+    # Three standard errors of the difference below.
+    assert reached.mean() >= noted - 3 * np.sqrt(noted * (1 - noted) * (1 / n + 1 / 25))
