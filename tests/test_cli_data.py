@@ -205,3 +205,11 @@ def test_file_of_another_environment(places, tiny, made_in, env, refused):
         assert not (places / "out").exists()
     else:
         train(config, places / "out")
+
+
+@pytest.mark.parametrize("name", ["stratdiff/halfcheetah-medium-replay", "what I call it"])
+def test_data_in_memory_are_not_scored_by_another_set(places, tiny, name):
+    # The config's name, a default or the user's own, says nothing of data given in memory.
+    options = {"dataset": name, "offline_steps": 20, "online_steps": 0, "method": "base"}
+    result = train(tiny(**options), places / "out", dataset(82, (40, 81)))
+    assert result.summary["normalized"] is False

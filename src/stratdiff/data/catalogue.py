@@ -45,7 +45,6 @@ class Entry:
 # D4RL: names, addresses, reference returns and horizons as registered in d4rl/ at 89141a6.
 
 _SERVER = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
-_VARIANTS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
 _LOCOMOTION = {
     "halfcheetah": "HalfCheetah",
     "hopper": "Hopper",
@@ -194,7 +193,7 @@ def _locomotion() -> Iterator[Entry]:
     for env, family in _LOCOMOTION.items():
         # D4RL's ant has 111 observations, 84 of them contact forces: not those of Ant-v4.
         env_id, returns = None if env == "ant" else f"{family}-v4", REFERENCE_RETURNS[family]
-        for variant in (*_VARIANTS, "random-expert"):
+        for variant in (*generate.VARIANTS, "random-expert"):
             for version in ("v0", "v1", "v2"):
                 stem = f"{env}_{variant.replace('-', '_')}"
                 path = f"gym_mujoco_{version}/{stem}-{version}.hdf5"

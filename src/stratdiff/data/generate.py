@@ -42,7 +42,7 @@ _TOGETHER = 8
 _ENVIRONMENTS = {"halfcheetah": "HalfCheetah-v4", "hopper": "Hopper-v4", "walker2d": "Walker2d-v4"}
 # Rows of D4RL's v2 sets.
 _REPLAY_ROWS = {"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000}
-_LOCOMOTION = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
+VARIANTS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
 _ANTMAZE = {
     "umaze": "umaze",
     "umaze-diverse": "umaze",
@@ -71,7 +71,7 @@ class Recipe:
 
 def _recipes() -> Iterator[Recipe]:
     for family, env_id in _ENVIRONMENTS.items():
-        for variant in _LOCOMOTION:
+        for variant in VARIANTS:
             rows = {"medium-replay": _REPLAY_ROWS[family], "medium-expert": 2_000_000}
             name = f"{family}-{variant}"
             yield Recipe(name, env_id, family, variant, rows.get(variant, 1_000_000))

@@ -39,9 +39,9 @@ def load_dataset(name: str, env: str = "", progress: Progress | None = None) -> 
 
 def environment_of(name: str) -> str | None:
     """The environment of a data set, without loading it; None where it is not known yet."""
-    if not is_file(name):
-        return catalogue.find(name).env_id
     try:
+        if not is_file(name):
+            return catalogue.find(name).env_id
         found = d4rl.read_attributes(name).get("env_id")
     except UserError:  # said again, with all that is wrong, when it is loaded
         return None

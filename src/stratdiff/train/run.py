@@ -20,7 +20,7 @@ from stratdiff.config import Config, read_config
 from stratdiff.data import catalogue
 from stratdiff.data.batch import Transition
 from stratdiff.data.dataset import Dataset
-from stratdiff.data.sources import is_file, load_dataset
+from stratdiff.data.sources import load_dataset
 from stratdiff.errors import TrainingDiverged, UserError
 from stratdiff.policy import Policy, from_network
 from stratdiff.report.curves import plot_curves
@@ -122,11 +122,11 @@ def _run_config(directory: Path) -> Config:
 
 
 def _task(config: Config) -> Task:
-    """The task; its scores by the data set where the environment has no reference returns."""
+    """The task; scored by the data set's reference returns where only the data set knows them."""
     task = find_task(config.env)
-    if task.reference_returns is None and not is_file(config.dataset):
-        entry = catalogue.find(config.dataset)
-        task = dataclasses.replace(task, reference_returns=entry.reference_returns)
+    known = {e.name: e.reference_returns for e in catalogue.entries() if e.env_id is None}
+    if task.reference_returns is None and config.dataset in known:
+        task = dataclasses.replace(task, reference_returns=known[config.dataset])
     return task
 
 
