@@ -88,6 +88,8 @@ def test_transitions_are_those_of_d4rl(path):
         terminal=jnp.asarray(dataset.terminals),
         mc_return=jnp.zeros(ROWS),
         rows=jnp.asarray(dataset.transitions),
+        mean=jnp.zeros(3),
+        std=jnp.ones(3),
     )
     batch = data.take(jnp.arange(len(dataset)))
     expected = qlearning_dataset(arrays)

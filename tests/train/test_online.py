@@ -151,7 +151,7 @@ def test_support_of_a_transition_does_not_depend_on_its_neighbours(tiny):
     keys = jax.vmap(lambda s: offline.stream(s, offline.Stream.SUPPORT, index))(state.seed)
     row = data.rows[index]
     one = jax.tree.map(lambda x: x[0], state)
-    alone = learner.behaviour.support(one.behaviour, data.obs[row][None], keys)
+    alone = learner.behaviour.support(one.behaviour, data.states(row)[None], keys)
     np.testing.assert_allclose(alone[0], support[0, index], rtol=1e-4, atol=1e-5)
     assert np.ptp(np.asarray(support[0, index]), axis=0).max() > 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from stratdiff.data.dataset import Dataset, from_arrays
+from stratdiff.data.dataset import Dataset, aligned_empty, from_arrays
 from stratdiff.errors import UserError
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -164,7 +164,8 @@ def _read_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
     try:
         # HDF5 converts block by block, so no array of doubles is ever whole in memory. What is
         # beyond float32 becomes infinite, which is refused by its place.
-        array = np.asarray(data.astype(np.float32)[()])
+        array = aligned_empty(data.shape, np.float32)
+        data.read_direct(array)
     except _DAMAGE as error:
         raise UserError(
             f"{where}: {key!r} could not be read ({_reason(error)}); the file is damaged, copy it "

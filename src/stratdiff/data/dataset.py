@@ -1,14 +1,35 @@
-"""A logged data set in memory: flat arrays, D4RL's transition rule, returns, validation."""
+"""A logged data set in memory: flat arrays, D4RL's transition rule, returns, validation.
+
+Sets may fill most of the memory, so what is computed of all rows is computed block by block.
+"""
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from stratdiff.errors import UserError
+
+BLOCK = 65_536
+_ALIGNMENT = 64
+
+
+def blocks(rows: int) -> Iterator[slice]:
+    """The rows 0 to `rows` - 1 in slices of at most `BLOCK`."""
+    return (slice(first, min(first + BLOCK, rows)) for first in range(0, rows, BLOCK))
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """`np.empty` at an address that JAX's CPU backend needs to use an array without a copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +60,12 @@ class Dataset:
         """SHA-256 of all arrays, 16 hex digits."""
         digest = hashlib.sha256()
         for field in ("observations", "actions", "rewards", "terminals", "ends", "transitions"):
-            array = np.ascontiguousarray(getattr(self, field))
-            digest.update(f"{field}{array.dtype}{array.shape}".encode())
-            digest.update(array.data)
+            array = getattr(self, field)
+            # Row numbers are hashed as int64, whatever they are kept in.
+            dtype = np.dtype(np.int64) if field == "transitions" else array.dtype
+            digest.update(f"{field}{dtype}{array.shape}".encode())
+            for part in blocks(len(array)):
+                digest.update(np.ascontiguousarray(array[part], dtype).data)
         return digest.hexdigest()[:16]
 
     @functools.cached_property
@@ -59,10 +83,13 @@ class Dataset:
         if it has been at the goal, as one of the environment would.
         """
         stops = np.flatnonzero(self.ends)
-        limits = np.setdiff1d(stops, self.transitions)  # D4RL's rule drops these rows, no others
-        if sparse and len(limits):
-            stops = limits
-        total = np.concatenate([[0.0], np.cumsum(self.rewards, dtype=np.float64)])
+        if sparse:
+            # D4RL's rule drops these rows, no others.
+            limits = stops[~np.isin(stops, self.transitions)]
+            stops = limits if len(limits) else stops
+        total = np.zeros(len(self.rewards) + 1)
+        total[1:] = self.rewards
+        np.cumsum(total, out=total)
         starts = np.concatenate([[0], stops[:-1] + 1])
         returns = total[stops + 1] - total[starts] if len(stops) else np.zeros(0)
         return stops, (returns > 0).astype(float) if sparse else returns
@@ -75,9 +102,13 @@ class Dataset:
 
     def normalizer(self) -> tuple[Float[np.ndarray, " obs"], Float[np.ndarray, " obs"]]:
         """Mean and standard deviation (at least 1e-3) of the states of all transitions."""
-        obs = self.observations[self.transitions]
-        mean = obs.mean(0, dtype=np.float64)
-        std = np.maximum(obs.std(0, dtype=np.float64), 1e-3)
+        n, size = len(self), self.observations.shape[1]
+        mean, variance = np.zeros(size), np.zeros(size)
+        for part in blocks(n):
+            mean += self.observations[self.transitions[part]].sum(0, dtype=np.float64) / n
+        for part in blocks(n):
+            variance += np.square(self.observations[self.transitions[part]] - mean).sum(0) / n
+        std = np.maximum(np.sqrt(variance), 1e-3)
         return mean.astype(np.float32), std.astype(np.float32)
 
 
@@ -93,8 +124,10 @@ def returns_to_go(
     A time limit ends a trajectory and bootstraps nothing. Rows after the last end belong to a
     trajectory that was cut off: their return is unknown, -inf. With `sparse` (AntMaze), a
     trajectory without any `successes` row gets r / (1 - γ) at every row: it would have gone on so.
+
+    Added up in float64, returned in the type of `rewards`.
     """
-    out = np.full(len(rewards), -np.inf)
+    out = np.full(len(rewards), -np.inf, rewards.dtype)
     stops = np.flatnonzero(ends)
     starts = np.concatenate([[0], stops[:-1] + 1]) if len(stops) else stops
     lengths = stops - starts + 1
@@ -132,7 +165,10 @@ def transition_rows(
         dropped = timeouts
     keep = ~dropped
     keep[-1:] = False
-    return terminals | timeouts, np.flatnonzero(keep)
+    rows = np.flatnonzero(keep)
+    transitions = aligned_empty(rows.shape, np.int32)
+    transitions[:] = rows
+    return terminals | timeouts, transitions
 
 
 def _count_out(
@@ -193,17 +229,29 @@ def validate(dataset: Dataset) -> None:
         )
     for field in ("observations", "actions", "rewards"):
         array = getattr(dataset, field)
-        finite = np.isfinite(array)
-        if not finite.all():
-            first = tuple(int(i) for i in np.argwhere(~finite)[0])
+        count, first = _find(array, lambda block: ~np.isfinite(block))
+        if count:
             raise UserError(
-                f"{where}: {field} holds {int((~finite).sum())} values that are NaN or infinite, "
+                f"{where}: {field} holds {count} values that are NaN or infinite, "
                 f"the first at index {first}; all must be finite, so repair or drop those rows."
             )
-    outside = np.abs(dataset.actions) > 1 + 1e-5
-    if outside.any():
-        first = tuple(int(i) for i in np.argwhere(outside)[0])
+    count, first = _find(dataset.actions, lambda block: np.abs(block) > 1 + 1e-5)
+    if count:
         raise UserError(
-            f"{where}: {int(outside.sum())} action values are outside [-1, 1], the first "
+            f"{where}: {count} action values are outside [-1, 1], the first "
             f"{float(dataset.actions[first]):g} at index {first}; scale the actions to [-1, 1]."
         )
+
+
+def _find(
+    array: np.ndarray, test: Callable[[np.ndarray], np.ndarray]
+) -> tuple[int, tuple[int, ...]]:
+    """How many values pass the test, and the index of the first."""
+    count, first = 0, ()
+    for part in blocks(len(array)):
+        found = test(array[part])
+        if not count and found.any():
+            row, *rest = (int(i) for i in np.argwhere(found)[0])
+            first = (part.start + row, *rest)
+        count += int(np.count_nonzero(found))
+    return count, first

@@ -56,7 +56,7 @@ def behaviour_step(
     size = learner.config.behaviour.batch_size
     row = data.rows[jax.random.randint(batch_key, (size,), 0, len(data.rows))]
     behaviour, metrics = learner.behaviour.update(
-        state.behaviour, data.obs[row], data.action[row], key
+        state.behaviour, data.states(row), data.action[row], key
     )
     return eqx.tree_at(lambda s: s.behaviour, state, behaviour), metrics
 
@@ -73,8 +73,8 @@ def energy_step(
     batch_key, key = jax.random.split(stream(state.seed, Stream.ENERGY, step))
     size = learner.config.energy.batch_size
     index = jax.random.randint(batch_key, (size,), 0, len(data.rows))
-    obs, actions = data.obs[data.rows[index]], support[index]
-    q = learner.reference_q(state.agent, obs[:, None], actions)
+    obs, actions = data.states(data.rows[index]), support[index]
+    q = learner.support_q(state.agent, obs, actions)
     energy, metrics = learner.energy.update(state.energy, obs, actions, q, key)
     return eqx.tree_at(lambda s: s.energy, state, energy), metrics
 
@@ -93,18 +93,15 @@ def run_steps(
     vmapped = jax.vmap(
         lambda s, actions, step: one(learner, s, data, actions, step), in_axes=(0, 0, None)
     )
-    names = tuple(jax.eval_shape(vmapped, state, support, first)[1])
-    total = jax.vmap(lambda _: empty_accumulator(names))(state.seed)
 
     def body(
-        carry: tuple[TrainState, Accumulator], step: Int[Array, ""]
-    ) -> tuple[tuple[TrainState, Accumulator], None]:
-        state, total = carry
-        state, metrics = vmapped(state, support, step)
-        total = jax.vmap(Accumulator.add, in_axes=(0, 0, None))(total, metrics, step)
-        return (state, total), None
+        state: TrainState, step: Int[Array, ""]
+    ) -> tuple[TrainState, dict[str, Float[Array, " seeds"]]]:
+        return vmapped(state, support, step)
 
-    (state, total), _ = jax.lax.scan(body, (state, total), first + jnp.arange(length))
+    steps = first + jnp.arange(length)
+    state, metrics = jax.lax.scan(body, state, steps)
+    total = jax.vmap(empty_accumulator(tuple(metrics)).add, in_axes=(1, None))(metrics, steps)
     return state, total
 
 
@@ -128,7 +125,7 @@ def fill_support(
         assert state.behaviour is not None
         index = jnp.minimum(first + jnp.arange(SUPPORT_ROWS), len(data.rows) - 1)
         keys = jax.vmap(lambda i: stream(state.seed, Stream.SUPPORT, i))(index)
-        new = learner.behaviour.support(state.behaviour, data.obs[data.rows[index]], keys)
+        new = learner.behaviour.support(state.behaviour, data.states(data.rows[index]), keys)
         return whole.at[index].set(new)
 
     return jax.vmap(rows)(state, support)

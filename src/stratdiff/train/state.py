@@ -18,7 +18,7 @@ from stratdiff.agents import IQL, SAC, Agent, CalQL
 from stratdiff.agents.base import Metrics
 from stratdiff.config import Config
 from stratdiff.data.batch import Transition
-from stratdiff.data.dataset import Dataset, returns_to_go
+from stratdiff.data.dataset import Dataset, aligned_empty, returns_to_go
 from stratdiff.data.replay import Replay, empty_replay
 from stratdiff.diffusion.energy import EnergyModel, EnergyState
 from stratdiff.diffusion.score import BehaviourModel, BehaviourState
@@ -62,7 +62,11 @@ class TrainState(eqx.Module):
 
 
 class DeviceData(eqx.Module):
-    """D_off on the device, shared by all seeds. Row i of `rows` leads from obs[i] to obs[i+1]."""
+    """D_off on the device, shared by all seeds. Row i of `rows` leads from obs[i] to obs[i+1].
+
+    On the CPU this is the memory of the data set's own arrays where they are aligned, as those read
+    from a file are: nothing may write to them while it is in use, and it must never be donated.
+    """
 
     obs: Float[Array, "raw obs"]
     action: Float[Array, "raw act"]
@@ -70,15 +74,23 @@ class DeviceData(eqx.Module):
     terminal: Bool[Array, " raw"]
     mc_return: Float[Array, " raw"]
     rows: Int[Array, " n"]
+    mean: Float[Array, " obs"]
+    std: Float[Array, " obs"]
+    """`obs` are the raw states; `states` normalises them where they are looked up."""
+
+    def states(self, row: Int[Array, "*batch"]) -> Float[Array, "*batch obs"]:
+        """The normalised states of these rows of the file."""
+        # Not a division: the compiler makes this of it, or does not, by the number of seeds.
+        return (self.obs[row] - self.mean) * (1 / self.std)
 
     def take(self, index: Int[Array, " batch"]) -> Transition:
         """The transitions of these indices, 0 to n - 1."""
         row = self.rows[index]
         return Transition(
-            obs=self.obs[row],
+            obs=self.states(row),
             action=self.action[row],
             reward=self.reward[row],
-            next_obs=self.obs[row + 1],
+            next_obs=self.states(row + 1),
             terminal=self.terminal[row],
             mc_return=self.mc_return[row],
         )
@@ -154,14 +166,14 @@ class Learner:
             action=jnp.zeros(self.agent.action_dim),
         )
 
-    def reference_q(
+    def support_q(
         self,
         agent_state: Any,
-        obs: Float[Array, "*#batch obs"],
-        action: Float[Array, "*batch act"],
-    ) -> Float[Array, "*batch"]:
-        """Q̄ of actions in reference reward units."""
-        return self.agent.q(agent_state, obs, action) / self.reward.q_divisor
+        obs: Float[Array, "batch obs"],
+        support: Float[Array, "batch support act"],
+    ) -> Float[Array, "batch support"]:
+        """Q̄ of support actions in reference reward units, but for a constant of each state."""
+        return self.agent.support_q(agent_state, obs, support) / self.reward.q_divisor
 
 
 def make_learner(config: Config, task: Task, dataset: Dataset) -> Learner:
@@ -220,21 +232,25 @@ def make_learner(config: Config, task: Task, dataset: Dataset) -> Learner:
 
 
 def to_device(learner: Learner, dataset: Dataset) -> DeviceData:
-    """Normalised states, training rewards and returns-to-go, on the device."""
+    """States and what they are normalised with, training rewards and returns-to-go."""
     rule, c = learner.reward, learner.config
     mean, std = dataset.normalizer()
-    rewards = rule.scale * dataset.rewards.astype(np.float64) + rule.shift
+    rewards = aligned_empty(dataset.rewards.shape, np.float32)
+    np.multiply(dataset.rewards, rule.scale, out=rewards, dtype=np.float64, casting="same_kind")
+    rewards += np.float32(rule.shift)
     sparse = c.recipe == "antmaze"
     mc_return = returns_to_go(
         rewards, dataset.ends, c.agent.discount, sparse, dataset.rewards > 0 if sparse else None
     )
     return DeviceData(
-        obs=jnp.asarray((dataset.observations - mean) / std),
-        action=jnp.asarray(dataset.actions),
-        reward=jnp.asarray(rewards, jnp.float32),
+        obs=jax.device_put(dataset.observations, may_alias=True),
+        action=jax.device_put(dataset.actions, may_alias=True),
+        reward=jax.device_put(rewards, may_alias=True),
         terminal=jnp.asarray(dataset.terminals),
-        mc_return=jnp.asarray(mc_return, jnp.float32),
-        rows=jnp.asarray(dataset.transitions, jnp.int32),
+        mc_return=jnp.asarray(mc_return),
+        rows=jax.device_put(dataset.transitions.astype(np.int32, copy=False), may_alias=True),
+        mean=jnp.asarray(mean),
+        std=jnp.asarray(std),
     )
 
 
@@ -246,16 +262,20 @@ class Accumulator(eqx.Module):
     bad_step: dict[str, Int[Array, ""]]
     """First step whose value was not finite; -1: none."""
 
-    def add(self, metrics: Metrics, step: Int[Array, ""]) -> "Accumulator":
-        """Add the metrics of one step."""
+    def add(self, metrics: dict[str, Float[Array, "*n"]], step: Int[Array, "*n"]) -> "Accumulator":
+        """Add the metrics of one step, or of several in order."""
+        steps = step.reshape(-1)
+
+        def first_bad(values: Float[Array, "*n"]) -> Int[Array, ""]:
+            bad = ~jnp.isfinite(values.reshape(-1))
+            return jnp.where(bad.any(), steps[bad.argmax()], -1)
+
         return Accumulator(
-            {name: self.sums[name] + value for name, value in metrics.items()},
-            self.count + 1,
+            {name: self.sums[name] + values.sum() for name, values in metrics.items()},
+            self.count + len(steps),
             {
-                name: jnp.where(
-                    (self.bad_step[name] < 0) & ~jnp.isfinite(value), step, self.bad_step[name]
-                )
-                for name, value in metrics.items()
+                name: jnp.where(self.bad_step[name] < 0, first_bad(values), self.bad_step[name])
+                for name, values in metrics.items()
             },
         )
 

@@ -1,0 +1,1 @@
+"""Speed and memory of StratDiff beside its peers."""
