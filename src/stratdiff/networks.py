@@ -3,7 +3,7 @@
 All modules take arrays with any number of leading batch dimensions, so a batch needs no `vmap`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 import equinox as eqx
@@ -17,6 +17,8 @@ Init = Literal["uniform", "orthogonal"]
 Activation = Literal["relu", "silu"]
 
 T = TypeVar("T", bound=PyTree)
+Rows = TypeVar("Rows", bound=PyTree)
+Sums = dict[str, Float[Array, ""]]
 
 _ACTIVATIONS = {"relu": jax.nn.relu, "silu": jax.nn.silu}
 
@@ -33,6 +35,41 @@ def adam_init(params: PyTree) -> optax.OptState:
     """Zero moments for `adam_update`."""
     shapes = jax.eval_shape(optax.scale_by_adam().init, params)
     return jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), shapes)
+
+
+# Rows that `sum_and_grad` takes at a time on a CPU: 30 actions of 32 states in two layers of 256
+# are 2 MB, about a core's second-level cache (docs/performance.md).
+CPU_BLOCK = 32
+
+
+def sum_and_grad(
+    loss: Callable[[T, Rows], tuple[Float[Array, ""], Sums]], params: T, rows: Rows
+) -> tuple[tuple[Float[Array, ""], Sums], T]:
+    """Value and gradient by `params` of a loss that is a sum over rows, and its further sums.
+
+    As `jax.value_and_grad(loss, has_aux=True)`; but on a CPU the sum is taken in blocks of
+    `CPU_BLOCK` rows, so that the layers' values stay in its cache.
+    """
+    whole = jax.value_and_grad(loss, has_aux=True)
+
+    def blocks(params: T, rows: Rows) -> tuple[tuple[Float[Array, ""], Sums], T]:
+        n = len(jax.tree.leaves(rows)[0])
+        full = n - n % CPU_BLOCK
+        shaped = jax.tree.map(lambda x: x[:full].reshape(-1, CPU_BLOCK, *x.shape[1:]), rows)
+        zero = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(whole, params, rows)
+        )
+        total, _ = jax.lax.scan(
+            lambda total, block: (jax.tree.map(jnp.add, total, whole(params, block)), None),
+            zero,
+            shaped,
+        )
+        if full < n:
+            rest = jax.tree.map(lambda x: x[full:], rows)
+            total = jax.tree.map(jnp.add, total, whole(params, rest))
+        return total
+
+    return jax.lax.platform_dependent(params, rows, cpu=blocks, default=whole)
 
 
 def copy(tree: T) -> T:
@@ -61,6 +98,35 @@ def _orthogonal(rng: np.random.Generator, n_in: int, n_out: int) -> np.ndarray:
     return q if n_in >= n_out else q.T
 
 
+def dot(x: Float[Array, "*batch in"], weight: Float[Array, "in out"]) -> Float[Array, "*batch out"]:
+    """x W, in the precision of W.
+
+    All batch dimensions are made one first: gradients by W are then one plain matrix product.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    product = low_precision_dot if weight.dtype == jnp.bfloat16 else jnp.matmul
+    return product(rows, weight).reshape(*x.shape[:-1], weight.shape[-1])
+
+
+@jax.custom_vjp
+def low_precision_dot(
+    x: Float[Array, "rows in"], weight: Float[Array, "in out"]
+) -> Float[Array, "rows out"]:
+    """x W of numbers rounded to bfloat16, summed in float32. No gradient by W."""
+    return jnp.matmul(x.astype(jnp.bfloat16), weight, preferred_element_type=jnp.float32)
+
+
+low_precision_dot.defvjp(
+    lambda x, weight: (low_precision_dot(x, weight), weight),
+    lambda weight, g: (low_precision_dot(g, weight.T), None),
+)
+
+
+def low_precision(net: T) -> T:
+    """The network with its matrices rounded to bfloat16, for inference."""
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.ndim == 2 else x, net)
+
+
 class Linear(eqx.Module):
     """x W + b. `uniform` draws U(-1/sqrt(in), 1/sqrt(in)); `orthogonal` an orthogonal W, zero b."""
 
@@ -86,7 +152,7 @@ class Linear(eqx.Module):
         self.bias = jnp.asarray(bias.astype(np.float32))
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
-        return x @ self.weight + self.bias
+        return dot(x, self.weight) + self.bias
 
 
 class LayerNorm(eqx.Module):
@@ -149,16 +215,34 @@ class MLP(eqx.Module):
         weight, start = self.layers[0].weight, 0
         total = self.layers[0].bias
         for part in parts:
-            total = total + part @ weight[start : start + part.shape[-1]]
+            total = total + dot(part, weight[start : start + part.shape[-1]])
             start += part.shape[-1]
         return self._after_first(total)
 
+    def around(
+        self, shared: Float[Array, "*batch in1"], own: Float[Array, "*batch n in2"]
+    ) -> Float[Array, "*batch n out"]:
+        """The network on [shared, own] for n inputs that have `shared` in common, for inference.
+
+        The values at the first of the n are computed in full, and what the others differ from
+        them by in low precision: it is the differences that keep three digits.
+        """
+        first, size = self.layers[0], shared.shape[-1]
+        state = dot(shared, first.weight[:size]) + first.bias
+        x = state[..., None, :] + dot(own, first.weight[size:])
+        for i, layer in enumerate(self.layers[1:-1]):
+            h = self._activate(i, x)
+            weight = layer.weight.astype(jnp.bfloat16)
+            x = layer(h[..., :1, :]) + dot(h - h[..., :1, :], weight)
+        return self.layers[-1](self._activate(-1, x))
+
     def _after_first(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch out"]:
         for i, layer in enumerate(self.layers[1:]):
-            if self.norms:
-                x = self.norms[i](x)
-            x = layer(_ACTIVATIONS[self.activation](x))
+            x = layer(self._activate(i, x))
         return x
+
+    def _activate(self, i: int, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
+        return _ACTIVATIONS[self.activation](self.norms[i](x) if self.norms else x)
 
 
 class CriticEnsemble(eqx.Module):
@@ -183,7 +267,16 @@ class CriticEnsemble(eqx.Module):
         self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*batch act"]
     ) -> Float[Array, "critics *batch"]:
         """Q_k(s, a). `obs` broadcasts: pass [B, 1, S] with actions [B, M, A]."""
-        return jax.vmap(lambda member: member.split_input(obs, action)[..., 0])(self.members)
+        return self._each(lambda member: member.split_input(obs, action)[..., 0])
+
+    def around(
+        self, obs: Float[Array, "*batch obs"], actions: Float[Array, "*batch n act"]
+    ) -> Float[Array, "critics *batch n"]:
+        """Q_k of several actions of each state, their differences in low precision."""
+        return self._each(lambda member: member.around(obs, actions)[..., 0])
+
+    def _each(self, function: Callable[[MLP], Float[Array, "..."]]) -> Float[Array, "..."]:
+        return jax.vmap(function)(self.members)
 
 
 class SquashedGaussianPolicy(eqx.Module):

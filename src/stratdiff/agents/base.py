@@ -72,6 +72,15 @@ class Agent(Protocol):
         """Q̄ = min_k Q̄_k of the target critics. `obs` broadcasts."""
         ...
 
+    def support_q(
+        self,
+        state: Any,
+        obs: Float[Array, "batch obs"],
+        support: Float[Array, "batch support act"],
+    ) -> Float[Array, "batch support"]:
+        """Q̄ of several actions of each state, for a softmax over them: only differences count."""
+        ...
+
 
 class ActorCritic:
     """Accessors shared by bases whose state has `actor` and `target_critic`."""
@@ -88,6 +97,15 @@ class ActorCritic:
     ) -> Float[Array, "*batch"]:
         """Q̄ = min_k Q̄_k of the target critics. `obs` broadcasts."""
         return state.target_critic(obs, action).min(0)
+
+    def support_q(
+        self,
+        state: Any,
+        obs: Float[Array, "batch obs"],
+        support: Float[Array, "batch support act"],
+    ) -> Float[Array, "batch support"]:
+        """Q̄ of several actions of each state, for a softmax over them: only differences count."""
+        return state.target_critic.around(obs, support).min(0)
 
 
 def td_target(

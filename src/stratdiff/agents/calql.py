@@ -7,6 +7,7 @@ sample gets TD error + α R, any other one the TD error only (StratDiff, METHOD 
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,7 +17,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from stratdiff.agents.base import ActorCritic, Metrics, mean_over_batch, polyak, td_target
 from stratdiff.data.batch import Transition
-from stratdiff.networks import CriticEnsemble, SquashedGaussianPolicy, adam_init, adam_update, copy
+from stratdiff.networks import (
+    CriticEnsemble,
+    SquashedGaussianPolicy,
+    adam_init,
+    adam_update,
+    copy,
+    sum_and_grad,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +72,16 @@ class CalQLState(eqx.Module):
 
 
 MAX_MULTIPLIER = 1e6
+
+
+class _ConservativeRows(NamedTuple):
+    """Conservative rows; `actions` are the data's, then uniform ones, then the policy's."""
+
+    obs: Float[Array, "rows obs"]
+    actions: Float[Array, "rows n act"]
+    log_prob: Float[Array, "rows m"]
+    target: Float[Array, " rows"]
+    v_ref: Float[Array, " rows"]
 
 
 def conservative_gap(
@@ -125,45 +143,60 @@ class CalQL(ActorCritic):
         target = td_target(batch.reward, c.discount, batch.terminal.astype(float), next_q)
 
         # Everything conservative is computed on the first k rows only.
-        obs, mc_return = batch.obs[:k], batch.mc_return[:k]
-        uniform = jax.random.uniform(
-            uniform_key, (k, c.sampled_actions, self.action_dim), minval=-1.0, maxval=1.0
-        )
-        now, now_log_prob = state.actor.sample_n(obs, now_key, c.sampled_actions)
+        now, now_log_prob = state.actor.sample_n(batch.obs[:k], now_key, c.sampled_actions)
         later, later_log_prob = state.actor.sample_n(
             batch.next_obs[:k], next_key, c.sampled_actions
         )
-        sampled = jax.lax.stop_gradient(jnp.concatenate([uniform, now, later], axis=1))
-        log_prob = jax.lax.stop_gradient(jnp.concatenate([now_log_prob, later_log_prob], axis=1))
-        v_ref = mc_return if c.calibrate else jnp.full_like(mc_return, -jnp.inf)
+        uniform = jax.random.uniform(uniform_key, now.shape, minval=-1.0, maxval=1.0)
+        v_ref = batch.mc_return[:k]
+        conservative_rows = _ConservativeRows(
+            obs=batch.obs[:k],
+            actions=jnp.concatenate([batch.action[:k, None], uniform, now, later], axis=1),
+            log_prob=jnp.concatenate([now_log_prob, later_log_prob], axis=1),
+            target=target[:k],
+            v_ref=v_ref if c.calibrate else jnp.full_like(v_ref, -jnp.inf),
+        )
         multiplier = (
             jnp.minimum(jnp.exp(state.log_multiplier), MAX_MULTIPLIER)
             if c.lagrange
             else jnp.ones(())
         )
 
-        def critic_loss(critic: CriticEnsemble) -> tuple[Float[Array, ""], Metrics]:
-            q_data = critic(batch.obs, batch.action)
-            td = jnp.square(q_data - target).sum(0).mean()
-            if k == 0:
-                return td, {"td_loss": td, "q_mean": q_data.mean()}
-            q_sampled = critic(obs[:, None], sampled)
-            q_uniform, q_policy = jnp.split(q_sampled, [c.sampled_actions], axis=-1)
+        def conservative_loss(
+            critic: CriticEnsemble, rows: _ConservativeRows
+        ) -> tuple[Float[Array, ""], Metrics]:
+            q = critic(rows.obs[:, None], rows.actions)
+            q_data, q_uniform, q_policy = jnp.split(q, [1, 1 + c.sampled_actions], axis=-1)
+            q_data = q_data[..., 0]
+            td = jnp.square(q_data - rows.target).sum(0)
             gap = jax.vmap(
                 lambda data, uni, pol: conservative_gap(
-                    data, uni, pol, log_prob, self.action_dim, v_ref
+                    data, uni, pol, rows.log_prob, self.action_dim, rows.v_ref
                 )
-            )(q_data[:, :k], q_uniform, q_policy)
-            penalty = mean_over_batch(gap.sum(0), size)
-            metrics = {
-                "td_loss": td,
-                "q_mean": q_data.mean(),
-                "conservative_gap": gap.mean(),
-                "calibrated_fraction": (q_policy < v_ref[None, :, None]).mean(),
+            )(q_data, q_uniform, q_policy)
+            bounded = (q_policy < rows.v_ref[:, None]).mean((0, 2))
+            return mean_over_batch(td + c.alpha * multiplier * gap.sum(0), size), {
+                "td_loss": mean_over_batch(td, size),
+                "q_mean": mean_over_batch(q_data.mean(0), size),
+                "conservative_gap": mean_over_batch(gap.mean(0), k),
+                "calibrated_fraction": mean_over_batch(bounded, k),
             }
-            return td + c.alpha * multiplier * penalty, metrics
 
-        (q_loss, metrics), grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critic)
+        def plain_loss(critic: CriticEnsemble) -> tuple[Float[Array, ""], Metrics]:
+            q = critic(batch.obs[k:], batch.action[k:])
+            td = mean_over_batch(jnp.square(q - target[k:]).sum(0), size)
+            return td, {"td_loss": td, "q_mean": mean_over_batch(q.mean(0), size)}
+
+        parts = []
+        if k > 0:
+            parts.append(sum_and_grad(conservative_loss, state.critic, conservative_rows))
+        if k < size:
+            parts.append(jax.value_and_grad(plain_loss, has_aux=True)(state.critic))
+        q_loss = sum(loss for (loss, _), _ in parts)
+        grads = jax.tree.map(lambda *g: sum(g), *(g for _, g in parts))
+        metrics: Metrics = {}
+        for (_, more), _ in parts:
+            metrics |= {name: metrics.get(name, 0.0) + value for name, value in more.items()}
         critic, critic_opt = adam_update(
             state.critic, grads, state.critic_opt, c.critic_learning_rate
         )

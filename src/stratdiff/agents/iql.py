@@ -111,7 +111,8 @@ class IQL(ActorCritic):
         v_loss, grads = jax.value_and_grad(value_loss)(state.value)
         value, value_opt = adam_update(state.value, grads, state.value_opt, c.learning_rate)
 
-        v = value(batch.obs)[:, 0]
+        # Both states in one product.
+        v, next_value = jnp.split(value(jnp.concatenate([batch.obs, batch.next_obs]))[:, 0], 2)
         weight = advantage_weight(q - v, c.inverse_temperature)
 
         def actor_loss(actor: GaussianPolicy) -> Float[Array, ""]:
@@ -120,7 +121,6 @@ class IQL(ActorCritic):
         a_loss, grads = jax.value_and_grad(actor_loss)(state.actor)
         actor, actor_opt = adam_update(state.actor, grads, state.actor_opt, self._actor_rate(state))
 
-        next_value = value(batch.next_obs)[:, 0]
         if k < size:
             # Max-Q targets, on the online-like rows only.
             online_obs = batch.next_obs[k:]

@@ -11,7 +11,14 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from stratdiff.diffusion.sde import VPSDE
-from stratdiff.networks import MLP, FourierFeatures, Linear, adam_init, adam_update
+from stratdiff.networks import (
+    MLP,
+    FourierFeatures,
+    Linear,
+    adam_init,
+    adam_update,
+    sum_and_grad,
+)
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -103,10 +110,15 @@ class EnergyModel:
         noisy = self.sde.perturb(support, t, jax.random.normal(noise_key, support.shape))
         beta_q = self.config.inverse_temperature * q
 
-        def loss(net: EnergyNet) -> Float[Array, ""]:
-            return contrastive_loss(net(obs[:, None], noisy, t), beta_q).mean()
+        def loss(
+            net: EnergyNet, rows: tuple[Float[Array, "..."], ...]
+        ) -> tuple[Float[Array, ""], Metrics]:
+            obs, noisy, t, beta_q = rows
+            losses = contrastive_loss(net(obs[:, None], noisy, t), beta_q)
+            return losses.sum() / len(q), {}
 
-        value, grads = jax.value_and_grad(loss)(state.net)
+        rows = (obs, noisy, t, beta_q)
+        (value, _), grads = sum_and_grad(loss, state.net, rows)
         net, opt = adam_update(state.net, grads, state.opt, self.config.learning_rate)
         # The loss's floor is the entropy of the target weights; the excess is left to learn.
         entropy = contrastive_loss(beta_q, beta_q).mean()

@@ -2,18 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from stratdiff.diffusion.sampler import Score, TimeGrid, dpm_solver
 from stratdiff.diffusion.sde import VPSDE
-from stratdiff.networks import DenseUNet, adam_init, adam_update, copy
+from stratdiff.networks import DenseUNet, adam_init, adam_update, copy, low_precision
 
 Metrics = dict[str, Float[Array, ""]]
+Precision = Literal["bfloat16", "float32"]
+T = TypeVar("T", bound=PyTree)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,8 @@ class BehaviourConfig:
     """DPM-Solver++ steps per sample, guided and unguided."""
     time_grid: TimeGrid = "uniform"
     """Solver steps uniform in t (the paper's) or in λ, far more accurate at few steps."""
+    precision: Precision = "bfloat16"
+    """Matrix products of sampling: bfloat16 with float32 sums, or float32; training is float32."""
     support_actions: int = 16
     """Support actions M kept per state."""
 
@@ -93,11 +98,16 @@ class BehaviourModel:
 
     def score(self, net: DenseUNet, obs: Float[Array, "*batch obs"]) -> Score:
         """∇_{a_t} log μ_t(a_t|s) = h_θ/σ(t) for these states."""
+        net = self.for_sampling(net)
 
         def score(noisy: Float[Array, "*all act"], t: Float[Array, ""]) -> Float[Array, "*all act"]:
             return net(noisy, t, obs) / self.sde.sigma(t)
 
         return score
+
+    def for_sampling(self, net: T) -> T:
+        """The network in the precision that actions are sampled in."""
+        return low_precision(net) if self.config.precision == "bfloat16" else net
 
     def support(
         self, state: BehaviourState, obs: Float[Array, "batch obs"], keys: Key[Array, " batch"]

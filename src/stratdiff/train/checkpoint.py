@@ -28,6 +28,8 @@ class Position:
     """Length of metrics.jsonl at this point; what comes later is written again."""
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     """Wall time spent, by phase."""
+    online_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Wall time of the online loop: `train.run._Shares`."""
     episodes: list[int] = dataclasses.field(default_factory=list)
     """Current episode's number, by seed."""
     episode_lengths: list[int] = dataclasses.field(default_factory=list)

@@ -69,14 +69,14 @@ def alignment(
         return jax.random.uniform(key, batch.reward.shape)
     if c.alignment == "support":
         assert support is not None
-        q = learner.reference_q(state.agent, batch.obs[:, None], support)
+        q = learner.support_q(state.agent, batch.obs, support)
         weighted = c.guidance_scale * c.energy.inverse_temperature * q
         return stratify.support_alignment(batch.action, support, weighted)
     assert state.behaviour is not None
     score = learner.behaviour.score(state.behaviour.ema, batch.obs)
     if c.needs_energy:
         assert state.energy is not None
-        net = state.energy.net
+        net = learner.behaviour.for_sampling(state.energy.net)
         score = guided(score, lambda a, t: net(batch.obs, a, t), c.guidance_scale)
     noise = jax.random.normal(key, batch.action.shape)
     return stratify.guided_alignment(batch.action, learner.behaviour.sample(score, noise))
@@ -103,7 +103,7 @@ def online_update(
     if c.needs_energy:
         assert state.energy is not None and actions is not None
         # With the Q of before the update, as the alignment above.
-        q = learner.reference_q(state.agent, batch.obs[:, None], actions)
+        q = learner.support_q(state.agent, batch.obs, actions)
         energy_key = stream(state.seed, Stream.ONLINE_ENERGY, update)
         energy, more = learner.energy.update(state.energy, batch.obs, actions, q, energy_key)
         state = eqx.tree_at(lambda s: s.energy, state, energy)
@@ -180,15 +180,13 @@ def online_step(
         replay = state.replay.insert(transition, actions)
         state = eqx.tree_at(lambda s: s.replay, state, replay)
 
-        def update(
-            carry: tuple[TrainState, Accumulator], i: Int[Array, ""]
-        ) -> tuple[tuple[TrainState, Accumulator], None]:
-            state, total = carry
+        def update(state: TrainState, i: Int[Array, ""]) -> tuple[TrainState, Metrics]:
             number = step * learner.config.utd + i
-            state, metrics = online_update(learner, state, data, support, number)
-            return (state, total.add(metrics, step)), None
+            return online_update(learner, state, data, support, number)
 
-        (state, total), _ = jax.lax.scan(update, (state, total), jnp.arange(learner.config.utd))
+        utd = learner.config.utd
+        state, metrics = jax.lax.scan(update, state, jnp.arange(utd))
+        total = total.add(metrics, jnp.full(utd, step))
         return choose_action(learner, state, next_obs, step + 1), total
 
     return jax.vmap(one)(state, total, support, transition, next_obs)
