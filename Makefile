@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all lint figures
+.PHONY: setup demo test test-all lint figures bench
 
 setup: .venv/ready
 
@@ -30,3 +30,12 @@ test-all: lint
 figures: setup
 	$(BIN)/python docs/figures/ring.py
 	$(BIN)/python docs/figures/solver_grids.py
+
+# d3rlpy pins an old Gymnasium, which plays no part in its updates.
+.venv/bench-ready: .venv/ready
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python -m pip install -q --no-deps d3rlpy==2.8.1
+	touch $@
+
+bench: .venv/bench-ready
+	$(BIN)/python -m benchmarks.bench

@@ -4,10 +4,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import flop
 from stratdiff.config import Config, make_config
 from stratdiff.data import dataset as dataset_module
 from stratdiff.diffusion.sampler import guided
@@ -56,109 +58,105 @@ class Setup:
             shape = (len(c.seeds), len(data), m, ACT)
             rng = np.random.default_rng(1)
             self.support = jnp.asarray(2 * rng.random(shape, np.float32) - 1)
+        rng = np.random.default_rng(2)
         replay = jax.tree.map(
-            lambda x: jnp.asarray(np.random.default_rng(2).random(x.shape).astype(x.dtype)),
-            self.state.replay,
+            lambda x: jnp.asarray(rng.random(x.shape).astype(x.dtype)), self.state.replay
         )
-        replay = jax.tree.map(lambda x: x, replay)
         full = jnp.full(len(c.seeds), c.online_steps, jnp.int32)
-        self.state = _with_replay(self.state, replay, full)
+        replay = eqx.tree_at(lambda r: r.inserted, replay, full)
+        self.state = eqx.tree_at(lambda s: s.replay, self.state, replay)
+
+    @property
+    def one(self) -> TrainState:
+        """The state of the first seed."""
+        return jax.tree.map(lambda x: x[0], self.state)
 
 
-def _with_replay(state: TrainState, replay: Any, inserted: jax.Array) -> TrainState:
-    import equinox as eqx
-
-    state = eqx.tree_at(lambda s: s.replay, state, replay)
-    return eqx.tree_at(lambda s: s.replay.inserted, state, inserted)
-
-
-def _repeat(setup: Setup, chunk: int, call: Callable[[Setup, int], Any]) -> Run:
-    """run(n) that makes n calls of `chunk` units each."""
-
-    def run(n: int) -> None:
-        for i in range(n):
-            call(setup, i * chunk)
-        jax.block_until_ready(setup.state)
-
-    run.units = chunk  # type: ignore[attr-defined]
+def _case(run: Run, units: int = 1, flop: dict[str, float] | None = None) -> Run:
+    """`run` with what the worker asks for: units a call, and the arithmetic of one unit."""
+    run.units = units  # type: ignore[attr-defined]
+    run.flop = {kind: n / units for kind, n in (flop or {}).items()}  # type: ignore[attr-defined]
     return run
 
 
 def offline_case(step: offline.Step, chunk: int = 20, **options: Any) -> Run:
-    """Updates of an offline phase, `chunk` of them a dispatch."""
+    """Updates of an offline phase, `chunk` of them a dispatch, as a run has one a log interval."""
+    s = Setup(**options)
 
-    def call(s: Setup, first: int) -> None:
-        s.state, _ = offline.run_steps(
-            step, s.learner, s.state, s.data, s.support, jnp.asarray(first), chunk
-        )
+    def steps(state: TrainState, first: jax.Array) -> tuple[TrainState, Any]:
+        return offline.run_steps(step, s.learner, state, s.data, s.support, first, chunk)
 
-    return _repeat(Setup(**options), chunk, call)
+    def run(n: int) -> None:
+        for i in range(n):
+            s.state, _ = steps(s.state, jnp.asarray(i * chunk))
+        jax.block_until_ready(s.state)
+
+    return _case(run, chunk, flop.count(steps, s.state, jnp.asarray(0)))
 
 
 def online_case(chunk: int = 10, **options: Any) -> Run:
     """Online updates (sample, align, split, update) on a full replay buffer, without acting."""
+    s = Setup(**options)
 
-    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    @functools.partial(jax.jit, donate_argnums=0)
     def updates(
-        learner: Learner, state: TrainState, data: DeviceData, support: Any, first: jax.Array
-    ) -> TrainState:
-        def one(state: TrainState, actions: Any, i: jax.Array) -> TrainState:
-            # The metrics are computed in a run, so they are here.
-            state, metrics = online.online_update(learner, state, data, actions, i)
-            return state, metrics
+        state: TrainState, data: DeviceData, support: Any, first: jax.Array
+    ) -> tuple[TrainState, Any]:
+        vmapped = jax.vmap(
+            lambda s_, actions, i: online.online_update(s.learner, s_, data, actions, i),
+            in_axes=(0, 0, None),
+        )
+        return jax.lax.scan(
+            lambda state, i: vmapped(state, support, i), state, first + jnp.arange(chunk)
+        )
 
-        vmapped = jax.vmap(one, in_axes=(0, 0, None))
+    def run(n: int) -> None:
+        for i in range(n):
+            s.state, _ = updates(s.state, s.data, s.support, jnp.asarray(i * chunk))
+        jax.block_until_ready(s.state)
 
-        def body(state: TrainState, i: jax.Array) -> tuple[TrainState, Any]:
-            return vmapped(state, support, i)
-
-        return jax.lax.scan(body, state, first + jnp.arange(chunk))
-
-    def call(s: Setup, first: int) -> None:
-        s.state, _ = updates(s.learner, s.state, s.data, s.support, jnp.asarray(first))
-
-    return _repeat(Setup(**options), chunk, call)
+    return _case(run, chunk, flop.count(updates, s.state, s.data, s.support, jnp.asarray(0)))
 
 
 def guided_sampling_case(**options: Any) -> Run:
     """256 guided actions, one for each of 256 states."""
-    s = Setup(**options)
+    s = Setup(rows=2000, **options)
+    state, obs = s.one, jnp.zeros((256, OBS))
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def sample(learner: Learner, state: TrainState, obs: jax.Array, key: jax.Array) -> jax.Array:
-        net = learner.behaviour.for_sampling(state.energy.net)
-        score = learner.behaviour.score(state.behaviour.ema, obs)
-        score = guided(score, lambda a, t: net(obs, a, t), learner.config.guidance_scale)
-        return learner.behaviour.sample(score, jax.random.normal(key, (len(obs), ACT)))
-
-    one, obs = jax.tree.map(lambda x: x[0], s.state), jnp.zeros((256, OBS))
+    @jax.jit
+    def sample(state: TrainState, key: jax.Array) -> jax.Array:
+        assert state.behaviour is not None and state.energy is not None
+        net = s.learner.behaviour.for_sampling(state.energy.net)
+        score = s.learner.behaviour.score(state.behaviour.ema, obs)
+        score = guided(score, lambda a, t: net(obs, a, t), s.learner.config.guidance_scale)
+        return s.learner.behaviour.sample(score, jax.random.normal(key, (len(obs), ACT)))
 
     def run(n: int) -> None:
         for i in range(n):
-            sample(s.learner, one, obs, jax.random.key(i)).block_until_ready()
+            sample(state, jax.random.key(i)).block_until_ready()
 
-    return run
+    return _case(run, 1, flop.count(sample, state, jax.random.key(0)))
 
 
 def support_case(**options: Any) -> Run:
-    """The support actions of one new transition."""
+    """The support actions of one new transition, as every environment step draws them."""
     s = Setup(rows=2000, **options)
+    state, obs = s.one, jnp.zeros((1, OBS))
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def draw(learner: Learner, state: TrainState, obs: jax.Array, key: jax.Array) -> jax.Array:
-        return learner.behaviour.support(state.behaviour, obs, key)
-
-    one, obs = jax.tree.map(lambda x: x[0], s.state), jnp.zeros((1, OBS))
+    @jax.jit
+    def draw(state: TrainState, key: jax.Array) -> jax.Array:
+        assert state.behaviour is not None
+        return s.learner.behaviour.support(state.behaviour, obs, key[None])
 
     def run(n: int) -> None:
         for i in range(n):
-            draw(s.learner, one, obs, jax.random.split(jax.random.key(i), 1)).block_until_ready()
+            draw(state, jax.random.key(i)).block_until_ready()
 
-    return run
+    return _case(run, 1, flop.count(draw, state, jax.random.key(0)))
 
 
 def act_case(**options: Any) -> Run:
-    """One exploring action, as a dispatch of its own (online it is part of the step's)."""
+    """One exploring action as a dispatch of its own (online it is part of the step's)."""
     s = Setup(rows=2000, **options)
     obs = np.zeros((1, OBS), np.float32)
 
@@ -167,40 +165,49 @@ def act_case(**options: Any) -> Run:
             s.state = online.first_action(s.learner, s.state, obs)
         jax.block_until_ready(s.state)
 
-    return run
+    return _case(run)
 
 
-def matmul_case() -> Run:
-    """A matrix product of a Cal-QL update's size, 7680 x 256 x 256: what the machine can do."""
-    multiply = jax.jit(
-        lambda x, w: jax.lax.fori_loop(0, MATMULS, lambda _, x: x @ w, x), donate_argnums=0
-    )
-    state = [jnp.ones((7680, 256)), jnp.eye(256)]
+MATMUL_ROWS = 7680
+"""Actions whose Q a Cal-QL update of 256 states asks for."""
+
+
+def matmul_case(dtype: str = "float32") -> Run:
+    """A matrix product of a Cal-QL update's size: what the machine can do."""
+    times = 10
+    weight = jnp.eye(256, dtype=dtype)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def multiply(x: jax.Array) -> jax.Array:
+        def product(_: int, x: jax.Array) -> jax.Array:
+            return jnp.matmul(x.astype(dtype), weight, preferred_element_type=jnp.float32)
+
+        return jax.lax.fori_loop(0, times, product, x)
+
+    state = [jnp.ones((MATMUL_ROWS, 256))]
 
     def run(n: int) -> None:
         for _ in range(n):
-            state[0] = multiply(state[0], state[1])
+            state[0] = multiply(state[0])
         state[0].block_until_ready()
 
-    run.units = MATMULS  # type: ignore[attr-defined]
-    return run
+    return _case(run, times, {dtype: times * 2.0 * MATMUL_ROWS * 256 * 256})
 
 
-MATMULS = 10
-MATMUL_FLOP = 2 * 7680 * 256 * 256
-
-_SUPPORT = {"alignment": "support"}
-_PLAIN = {"method": "base"}
-CASES: dict[str, Callable[[], Run]] = {
+CASES: dict[str, Callable[..., Run]] = {
     "matmul": matmul_case,
-    "iql offline": lambda: offline_case(offline.base_step, base="iql", **_PLAIN),
-    "calql offline": lambda: offline_case(offline.base_step, 5, base="calql", **_PLAIN),
-    "behaviour step": lambda: offline_case(offline.behaviour_step, 5),
-    "energy step": lambda: offline_case(offline.energy_step, 5),
+    "iql offline": functools.partial(offline_case, offline.base_step, base="iql", method="base"),
+    "calql offline": functools.partial(
+        offline_case, offline.base_step, chunk=5, base="calql", method="base"
+    ),
+    "behaviour step": functools.partial(offline_case, offline.behaviour_step, chunk=5),
+    "energy step": functools.partial(offline_case, offline.energy_step, chunk=5),
     "guided sampling of 256": guided_sampling_case,
     "support of one transition": support_case,
-    "act": lambda: act_case(**_PLAIN),
+    "act": functools.partial(act_case, method="base"),
 }
 for _base in ("iql", "calql"):
-    for _name, _options in (("base", _PLAIN), ("guided", {}), ("support", _SUPPORT)):
-        CASES[f"{_base} online {_name}"] = functools.partial(online_case, base=_base, **_options)
+    _online = functools.partial(online_case, base=_base)
+    CASES[f"{_base} online base"] = functools.partial(_online, method="base")
+    CASES[f"{_base} online guided"] = functools.partial(_online, alignment="guided")
+    CASES[f"{_base} online support"] = functools.partial(_online, alignment="support")

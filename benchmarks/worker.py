@@ -1,11 +1,14 @@
 """Timing in processes of their own, taken in turns.
 
-A worker imports one module with `CASES: dict[name, builder]`; a builder returns run(n), which does n
-times a piece of work (`run.units` units of it, default 1) and returns when it is done. Each library so has the machine's cores, its own thread
-pool and its own memory to itself, while all others sleep; and as cases are timed in turns, what
-disturbs the machine disturbs all alike.
+A worker imports one module with `CASES: dict[name, builder]`. A builder returns run(n), which does
+n times a piece of work (`run.units` units of it, default 1) and returns when it is done. So each
+library has the machine's cores, its own thread pool and its own memory to itself while all others
+sleep; and as cases are timed in turns, what disturbs the machine disturbs all alike.
+
+A case is a name, or a name and its options as JSON: `iql offline {"batch_size": 512}`.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -15,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +35,11 @@ class Worker:
             env=os.environ | dict(env or {}),
         )
 
-    def ask(self, case: str, n: int) -> dict[str, float]:
+    def ask(self, case: str, n: int) -> dict[str, Any]:
         """Call run(n) of a case: its `seconds` and `units`, and the process's `peak_mb` so far.
 
-        The first question about a case also builds it, and calls run(1), in `first_seconds`.
+        Also the `first_seconds` that building the case and its first run(1) took, and the `flop` of
+        one unit by type of operand, where the case knows them.
 
         Raises:
             RuntimeError: the process ended; what it said is on the terminal.
@@ -52,9 +57,11 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        if self._process.stdin:
+        assert self._process.stdin and self._process.stdout
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
     def __enter__(self) -> "Worker":
         return self
@@ -65,11 +72,12 @@ class Worker:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Milliseconds per unit, one value a round."""
+    """Milliseconds per unit, one value a round; the first call includes compiling."""
 
     rounds: tuple[float, ...]
     first_seconds: float
     peak_mb: float
+    flop: dict[str, float]
 
     @property
     def median(self) -> float:
@@ -83,6 +91,7 @@ class Timing:
             "ms": {"q1": low, "median": median, "q3": high},
             "first_seconds": self.first_seconds,
             "peak_mb": self.peak_mb,
+            "flop": self.flop,
             "rounds": len(self.rounds),
         }
 
@@ -93,7 +102,7 @@ def take_turns(
     """Time all cases, one slice each a round."""
     first, n = [], []
     for worker, case in cases:
-        first.append(worker.ask(case, 1).get("first_seconds", float("nan")))
+        first.append(worker.ask(case, 1))
         some = worker.ask(case, 2)["seconds"] / 2
         n.append(max(1, min(1000, round(slice_seconds / max(some, 1e-6)))))
     taken: list[list[float]] = [[] for _ in cases]
@@ -103,31 +112,38 @@ def take_turns(
             answer = worker.ask(case, n[i])
             taken[i].append(1000 * answer["seconds"] / answer["units"])
             peak[i] = answer["peak_mb"]
-    return [Timing(tuple(t), f, p) for t, f, p in zip(taken, first, peak, strict=True)]
+    return [
+        Timing(tuple(t), f["first_seconds"], p, f["flop"])
+        for t, f, p in zip(taken, first, peak, strict=True)
+    ]
 
 
 def ratio(a: Timing, b: Timing) -> float:
-    """Time of `a` over time of `b`: the ratio of their medians."""
-    return a.median / b.median
+    """Median over the rounds of the time of `a` over that of `b`."""
+    return float(np.median(np.array(a.rounds) / np.array(b.rounds)))
 
 
 def _serve(module: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     cases = importlib.import_module(module).CASES
-    built = {}
+    built: dict[str, Any] = {}
+    first: dict[str, float] = {}
     for line in sys.stdin:
         name, n = json.loads(line)
-        answer = {}
+        answer: dict[str, Any] = {}
         if name not in built:
             start = time.perf_counter()
-            built[name] = cases[name]()
+            case, _, options = name.partition(" {")
+            built[name] = cases[case](**json.loads("{" + options if options else "{}"))
             built[name](1)
-            answer["first_seconds"] = time.perf_counter() - start
+            first[name] = time.perf_counter() - start
         start = time.perf_counter()
         built[name](n)
         answer["seconds"] = time.perf_counter() - start
         answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        answer["first_seconds"] = first[name]
+        answer["flop"] = getattr(built[name], "flop", {})
         answer["units"] = n * getattr(built[name], "units", 1)
         print(json.dumps(answer), file=answers, flush=True)
 

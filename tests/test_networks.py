@@ -18,6 +18,8 @@ from stratdiff.networks import (
     SquashedGaussianPolicy,
     adam_init,
     adam_update,
+    low_precision,
+    sum_and_grad,
 )
 
 KEY = jax.random.key(0)
@@ -318,3 +320,59 @@ def test_dense_unet_broadcasts_state_and_time():
         action.reshape(36, 6), jnp.repeat(t[:, 0], 9), jnp.repeat(obs[:, 0], 9, axis=0)
     ).reshape(4, 9, 6)
     np.testing.assert_allclose(call(action, t, obs), repeated, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [5, 32, 64, 75])
+def test_sum_and_grad_is_the_gradient_of_the_whole_sum(rows):
+    net = MLP(3, (8,), 1, jax.random.key(0), final_gain=1.0)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(rows, 3)), jnp.float32)
+    y = jnp.asarray(rng.normal(size=rows), jnp.float32)
+
+    def loss(net, rows):
+        x, y = rows
+        error = jnp.square(net(x)[:, 0] - y)
+        return error.sum(), {"largest": error.sum() * 2}
+
+    (value, sums), grads = jax.jit(lambda n, r: sum_and_grad(loss, n, r))(net, (x, y))
+    expected, expected_grads = jax.value_and_grad(lambda n: loss(n, (x, y))[0])(net)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(sums["largest"], 2 * expected, rtol=1e-5)
+    for found, wanted in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_around_keeps_the_differences_of_q(layer_norm):
+    """Far from 0 too, where all of Q in bfloat16 would lose them."""
+    critic = CriticEnsemble(5, 2, (64, 64, 64), 2, jax.random.key(1), layer_norm)
+    last = critic.members.layers[-1]
+    critic = eqx.tree_at(
+        lambda c: (c.members.layers[-1].weight, c.members.layers[-1].bias),
+        critic,
+        (last.weight * 1000, last.bias + 1000),
+    )
+    rng = np.random.default_rng(0)
+    obs = jnp.asarray(rng.normal(size=(20, 5)), jnp.float32)
+    actions = jnp.asarray(rng.uniform(-1, 1, (20, 16, 2)), jnp.float32)
+    exact = np.asarray(critic(obs[:, None], actions))
+    found = np.asarray(critic.around(obs, actions))
+    assert found.shape == exact.shape
+    spread = exact.std(axis=-1).mean()
+    assert spread > 0.1
+    assert np.sqrt(np.square(found - exact).mean()) < 0.01 * spread
+    assert np.abs(found - exact).max() < 0.05 * spread
+    whole = exact.astype(jnp.bfloat16).astype(np.float32)
+    assert np.abs(whole - exact).max() > 0.5 * spread
+
+
+def test_low_precision_sums_in_float32_and_has_the_gradient_by_its_input():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(4, 300)), jnp.float32)
+    net = Linear(300, 7, jax.random.key(0))
+    rounded = low_precision(net)
+    exact = np.asarray(x.astype(jnp.bfloat16), np.float64) @ np.asarray(rounded.weight, np.float64)
+    np.testing.assert_allclose(rounded(x), exact + np.asarray(net.bias), atol=1e-5)
+    gradient = jax.grad(lambda x: rounded(x).sum())(x)
+    wanted = np.broadcast_to(np.asarray(rounded.weight, np.float64).sum(1), x.shape)
+    np.testing.assert_allclose(gradient, wanted, atol=1e-5)

@@ -1,0 +1,277 @@
+"""`make bench`: every figure of docs/performance.md in one run of about ten minutes.
+
+    python -m benchmarks.bench [--small] [--only SECTION ...]
+
+Writes benchmarks/results/MACHINE.json and MACHINE.md, and prints the tables. Cases that are
+compared take turns (benchmarks/worker.py); a ratio is the median over the rounds of paired ratios.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks import loop, memory
+from benchmarks.worker import Timing, Worker, ratio, take_turns
+
+RESULTS = Path(__file__).parent / "results"
+Record = dict[str, Any]
+
+
+def main() -> int:
+    """Run the sections that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="few rounds and rows: a trial")
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), help="these sections")
+    options = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
+    name = "trial" if options.small or options.only else machine_name()
+    record: Record = {"about": about(), "sections": {}}
+    text = [f"{record['about']['processor']}, {os.cpu_count()} cores, {record['about']['date']}"]
+    for section in options.only or SECTIONS:
+        start = time.perf_counter()
+        found, table = SECTIONS[section](options.small)
+        found["wall_seconds"] = time.perf_counter() - start
+        record["sections"][section] = found
+        text += [f"### {section}", table]
+        write(RESULTS / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        write(RESULTS / f"{name}.md", "\n\n".join(text) + "\n")
+        print(f"{section}: {found['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
+    print("\n\n".join(text))
+    return 0
+
+
+def updates(small: bool) -> tuple[Record, str]:
+    """Our updates beside d3rlpy's, the eager reference and the machine's own limit."""
+    groups = [
+        ["iql offline", "d3rlpy iql"],
+        ["calql offline", "d3rlpy calql"],
+        ["iql online base", "iql online support", "iql online guided", EAGER],
+        ["calql online base", "calql online support", "calql online guided"],
+        ["behaviour step", "energy step", "guided sampling of 256", "support of one transition"],
+    ]
+    timings: dict[str, Timing] = {}
+    rates: list[tuple[float, float]] = []
+    with Worker("benchmarks.ours") as ours, Worker("benchmarks.peers") as peers:
+        for group in groups:
+            names = [MATMUL, MATMUL_BF16, *group]
+            found = turns(ours, names, small, peers)
+            rates.append((rate(found[MATMUL]), rate(found[MATMUL_BF16])))
+            for name in group:
+                timings[name] = found[name]
+    limits = {
+        name: limit(timings[name], *rates[i]) for i, group in enumerate(groups) for name in group
+    }
+    rows = []
+    for name, t in timings.items():
+        r = t.record()["ms"]
+        spread = f"{r['q1']:.2f} to {r['q3']:.2f}"
+        share = f"{limits[name] / t.median:.2f}" if limits[name] else "–"
+        rows.append([name, f"{t.median:.2f}", spread, share, f"{t.first_seconds:.1f}"])
+    table = markdown(["ms", "median", "quartiles", "of the limit", "first call, s"], rows)
+    pairs = [
+        ("IQL update, d3rlpy / ours", "d3rlpy iql", "iql offline", "≥ 3"),
+        ("Cal-QL update, d3rlpy / ours", "d3rlpy calql", "calql offline", "≥ 1.7"),
+        ("StratDiff IQL, eager / `support`", EAGER, "iql online support", "≥ 10"),
+        ("StratDiff IQL, eager / `guided`", EAGER, "iql online guided", "≥ 1.8"),
+        ("Cal-QL online, `support` / base", "calql online support", "calql online base", "≤ 0.85"),
+        ("IQL online, `support` / base", "iql online support", "iql online base", "≤ 2.5"),
+    ]
+    ratios = {what: ratio(timings[a], timings[b]) for what, a, b, _ in pairs}
+    ratios["Cal-QL update / its arithmetic"] = (
+        timings["calql offline"].median / limits["calql offline"]
+    )
+    ratios["longest first call, s"] = max(
+        t.first_seconds for name, t in timings.items() if name not in PEERS
+    )
+    wanted = {what: target for what, _, _, target in pairs}
+    wanted |= {"Cal-QL update / its arithmetic": "≤ 1.6", "longest first call, s": "≤ 20"}
+    rows = [[what, f"{value:.2f}", wanted[what]] for what, value in ratios.items()]
+    table += "\n\n" + markdown(["ratio", "measured", "target"], rows)
+    median_rate = [sorted(x)[len(x) // 2] for x in zip(*rates, strict=True)]
+    table += f"\n\nMatrix products, GFLOP/s: {median_rate[0]:.0f} float32, "
+    table += f"{median_rate[1]:.0f} bfloat16 (medians; the limit uses those of the row's group)."
+    return {
+        "cases": {name: t.record() | {"limit_ms": limits[name]} for name, t in timings.items()},
+        "ratios": ratios,
+        "gflops": rates,
+    }, table
+
+
+def online_loop(small: bool) -> tuple[Record, str]:
+    """The online loop of real runs in HalfCheetah-v4."""
+    plans: list[tuple[str, int, Record]] = [
+        ("iql base, UTD 1", 1500, {"base": "iql", "method": "base"}),
+        ("iql base, UTD 10", 300, {"base": "iql", "method": "base", "utd": 10}),
+        ("iql support, UTD 1", 500, {"base": "iql", "alignment": "support"}),
+        ("iql support, UTD 10", 80, {"base": "iql", "alignment": "support", "utd": 10}),
+        ("iql guided, UTD 1", 80, {"base": "iql", "alignment": "guided"}),
+        ("calql base, UTD 1", 200, {"base": "calql", "method": "base"}),
+        ("calql support, UTD 1", 200, {"base": "calql", "alignment": "support"}),
+    ]
+    found = {name: loop.measure(20 if small else n, **o) for name, n, o in plans}
+    with Worker("benchmarks.ours") as ours:
+        acting = turns(ours, ["act"], small)["act"]
+    rows = []
+    for name, r in found.items():
+        share = [f"{100 * r['share'][part]:.1f} %" for part in ("device", "environment", "python")]
+        rate_, seconds = f"{r['steps_per_second']:.0f}", f"{r['compile_seconds']:.1f}"
+        rows.append([name, rate_, *share, seconds])
+    heads = ["online loop", "steps/s", "device", "environment", "Python, dispatch", "compiling, s"]
+    text = markdown(heads, rows)
+    text += f"\n\nOne action as a dispatch of its own takes {acting.median:.2f} ms; "
+    text += "in the loop it is part of the device's share."
+    return {"runs": found, "act": acting.record()}, text
+
+
+def seeds(small: bool) -> tuple[Record, str]:
+    """S seeds in one process against S runs one after another."""
+    counts = (1, 2) if small else (1, 2, 4, 8)
+    record, rows = {}, []
+    bases = ("iql offline", "calql offline", "iql online support")
+    for case in bases:
+        names = [named(case, seeds=list(range(n))) for n in counts]
+        with Worker("benchmarks.ours") as ours:
+            found = turns(ours, names, small)
+        one = found[names[0]]
+        record[case] = {
+            n: ratio(found[name], one) / n for n, name in zip(counts, names, strict=True)
+        }
+        rows.append([case, *(f"{x:.2f}" for x in record[case].values())])
+    heads = ["time over S single runs", *(f"S = {n}" for n in counts)]
+    return {"time_over_single_runs": record}, markdown(heads, rows)
+
+
+def sizes(small: bool) -> tuple[Record, str]:
+    """What the sizes of data, batch, support and solver cost, each over its first value."""
+    sweeps: list[tuple[str, str, Sequence[Any], Callable[[Any], Record]]] = [
+        ("rows of D_off", "iql offline", (10**5, 10**6, 10**7), lambda n: {"rows": n}),
+        ("batch", "iql offline", (256, 1024, 4096), lambda n: {"batch_size": n}),
+        ("batch", "calql offline", (256, 1024), lambda n: {"batch_size": n}),
+        ("M", "iql online support", (4, 8, 16, 32),
+         lambda n: {"behaviour": {"support_actions": n}}),
+        ("solver steps", "guided sampling of 256", (5, 8, 15, 30),
+         lambda n: {"behaviour": {"solver_steps": n}}),
+    ]  # fmt: skip
+    record, rows = [], []
+    for what, case, values, options in sweeps:
+        values = values[:2] if small else values
+        names = [named(case, **options(v)) for v in values]
+        with Worker("benchmarks.ours") as ours:
+            found = turns(ours, names, small)
+        over = [ratio(found[name], found[names[0]]) for name in names]
+        ms = [found[name].median for name in names]
+        record.append({"what": what, "case": case, "values": list(values), "ms": ms, "over": over})
+        cells = [f"{v:,}: {m:.2f} ms ({o:.2f} ×)" for v, m, o in zip(values, ms, over, strict=True)]
+        rows.append([f"{case}, {what}", "; ".join(cells)])
+    return {"sweeps": record}, markdown(["size", "value: median (over the first)"], rows)
+
+
+def big_data(small: bool) -> tuple[Record, str]:
+    """Training on a file of 10^7 rows: peak memory."""
+    found = memory.measure(10**5 if small else 10**7)
+    rows = [[key.replace("_", " "), f"{value:,.2f}"] for key, value in found.items()]
+    return {"memory": found}, markdown(["10^7 rows", "MB, or a ratio"], rows)
+
+
+def precision(small: bool) -> tuple[Record, str]:
+    """What reduced precision in sampling is worth."""
+    names = ["guided sampling of 256", "support of one transition", "iql online guided"]
+    full = [named(name, behaviour={"precision": "float32"}) for name in names]
+    with Worker("benchmarks.ours") as ours:
+        found = turns(ours, names + full, small)
+    record = {n: ratio(found[f], found[n]) for n, f in zip(names, full, strict=True)}
+    rows = [[name, f"{value:.2f}"] for name, value in record.items()]
+    return {"float32_over_bfloat16": record}, markdown(["float32 / bfloat16", "time"], rows)
+
+
+SECTIONS: dict[str, Callable[[bool], tuple[Record, str]]] = {
+    "updates": updates,
+    "online loop": online_loop,
+    "seeds": seeds,
+    "sizes": sizes,
+    "precision": precision,
+    "memory": big_data,
+}
+EAGER = "eager stratdiff iql guided"
+PEERS = ("d3rlpy iql", "d3rlpy calql", EAGER)
+MATMUL, MATMUL_BF16 = "matmul", 'matmul {"dtype": "bfloat16"}'
+
+
+def turns(
+    ours: Worker, names: Sequence[str], small: bool, peers: Worker | None = None
+) -> dict[str, Timing]:
+    """Timings of these cases, taken in turns."""
+    cases = [(peers if peers and name in PEERS else ours, name) for name in names]
+    found = take_turns(cases, rounds=2 if small else 9, slice_seconds=0.02 if small else 0.4)
+    return dict(zip(names, found, strict=True))
+
+
+def named(case: str, **options: Any) -> str:
+    """A case with options, as the worker takes it."""
+    return f"{case} {json.dumps(options)}"
+
+
+def rate(matmul: Timing) -> float:
+    """Floating-point operations per second / 10^9."""
+    return sum(matmul.flop.values()) / matmul.median / 1e6
+
+
+def limit(t: Timing, float32: float, bfloat16: float) -> float | None:
+    """Milliseconds that the matrix products of a unit take at the measured rates."""
+    if not t.flop:
+        return None
+    rates = {"float32": float32, "bfloat16": bfloat16}
+    return sum(n / rates[kind] / 1e6 for kind, n in t.flop.items())
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def about() -> Record:
+    """The machine and the software."""
+    names = ("stratdiff", "jax", "numpy", "mujoco", "torch", "d3rlpy")
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in names},
+    }
+
+
+def processor() -> str:
+    """What the operating system calls the processor."""
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def machine_name() -> str:
+    """A file name for this machine."""
+    name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
+    return f"{name}-{os.cpu_count()}-cores"
+
+
+def write(path: Path, text: str) -> None:
+    """Write beside, then rename."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Ratios of update times within one machine and run; absolute times would say nothing."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import flop
+from benchmarks.bench import MATMUL, MATMUL_BF16, limit, named, rate
+from benchmarks.ours import ACT, OBS, Setup
+from benchmarks.worker import Worker, ratio, take_turns
+from stratdiff.train.online import alignment, sample_batch
+
+
+def test_support_alignment_is_critics_alone():
+    """METHOD 4: M critic evaluations, no network of the behaviour or energy model."""
+    batch, support = 8, 4
+    s = Setup(
+        rows=2000,
+        alignment="support",
+        batch_size=batch,
+        online_steps=50,
+        iql={"actor_hidden": [8], "critic_hidden": [16, 12]},
+        behaviour={"widths": [16, 8], "support_actions": support},
+    )
+
+    def score(state, actions):
+        update = jnp.asarray(0)
+        rows, chosen, _ = sample_batch(s.learner, state, s.data, actions, update)
+        return alignment(s.learner, state, rows, chosen, update)
+
+    found = flop.count(score, s.one, s.support[0])
+    actions = batch * support
+    expected = {
+        # Per critic: the state part once a state, the actions' part, the first action's hidden
+        # layer in full, the last layer; and the others' differences in the hidden layer.
+        "float32": 2 * 2 * (batch * OBS * 16 + actions * ACT * 16 + batch * 16 * 12 + actions * 12),
+        "bfloat16": 2 * 2 * actions * 16 * 12,
+    }
+    assert found == expected
+
+
+@pytest.fixture(scope="module")
+def ours():
+    # The usual compiler flags, not those of the tests.
+    with Worker("benchmarks.ours", {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}) as worker:
+        yield worker
+
+
+def timings(worker, *names):
+    return take_turns([(worker, name) for name in names], rounds=7, slice_seconds=0.3)
+
+
+@pytest.mark.slow
+def test_stratified_calql_costs_less_than_plain(ours):
+    support, base = timings(ours, "calql online support", "calql online base")
+    assert ratio(support, base) <= 0.85
+
+
+@pytest.mark.slow
+def test_stratified_iql_by_support(ours):
+    support, base = timings(ours, "iql online support", "iql online base")
+    assert ratio(support, base) <= 2.8  # measured 2.4 (docs/performance.md)
+
+
+@pytest.mark.slow
+def test_calql_is_near_its_arithmetic(ours):
+    update, single, half = timings(ours, "calql offline", MATMUL, MATMUL_BF16)
+    assert update.median <= 1.6 * limit(update, rate(single), rate(half))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the target is for CPU cores")
+def test_seeds_together_cost_no_more_than_one_after_another(ours):
+    four, one = timings(ours, named("calql offline", seeds=[0, 1, 2, 3]), "calql offline")
+    assert ratio(four, one) <= 4 * 1.05
