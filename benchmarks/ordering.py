@@ -332,7 +332,8 @@ def score_batch(
         many = (state, obs, keys[4], action, sizes.guided_samples, (scale, sizes.block))
         sampled = draw_many(reference, *many)
         s["guided density"], _ = support_score(learner, state, rows, sampled, (0.0, True))
-        s["guided distance"] = stratify.guided_alignment(action[:, None], sampled).mean(-1)
+        each = jnp.broadcast_to(action[:, None], sampled.shape)
+        s["guided distance"] = stratify.guided_alignment(each, sampled).mean(-1)
         q = learner.agent.q(state.agent, obs[:, None], unguided) / learner.reward.q_divisor
         guided_q = learner.agent.q(state.agent, obs[:, None], sampled) / learner.reward.q_divisor
         numbers[scale] = {
