@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks import loop, memory
 from benchmarks.worker import Timing, Worker, ratio, take_turns
+from stratdiff.train.run import write_text
 
 RESULTS = Path(__file__).parent / "results"
 Record = dict[str, Any]
@@ -42,8 +43,8 @@ def main() -> int:
         found["wall_seconds"] = time.perf_counter() - start
         record["sections"][section] = found
         text += [f"### {section}", table]
-        write(RESULTS / f"{name}.json", json.dumps(record, indent=1) + "\n")
-        write(RESULTS / f"{name}.md", "\n\n".join(text) + "\n")
+        write_text(RESULTS / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        write_text(RESULTS / f"{name}.md", "\n\n".join(text) + "\n")
         print(f"{section}: {found['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
     print("\n\n".join(text))
     return 0
@@ -264,13 +265,6 @@ def machine_name() -> str:
     """A file name for this machine."""
     name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
     return f"{name}-{os.cpu_count()}-cores"
-
-
-def write(path: Path, text: str) -> None:
-    """Write beside, then rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def run(steps: int, **options: Any) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory() as folder:
         result = stratdiff.train(
-            config, Path(folder) / "run", made_up(20_000), Reporter(quiet=True)
+            config, Path(folder) / "run", made_up(2000), Reporter(quiet=True)
         )
     spent = dict(result.summary["online_seconds"])
     compile_seconds = spent.pop("compile")

@@ -120,6 +120,14 @@ def test_a_run_leaves_what_the_readme_promises(small_run):
     assert (directory / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_summary_tells_where_the_online_loop_spent_its_time(small_run):
+    spent = small_run.summary["online_seconds"]
+    assert set(spent) == {"device", "environment", "python", "compile"}
+    assert all(seconds >= 0 for seconds in spent.values())
+    # Evaluations and checkpoints are in the phase's time too.
+    assert 0 < sum(spent.values()) <= small_run.summary["seconds"]["online"] + 0.05
+
+
 def test_every_logged_metric_is_documented(small_run, tiny, tmp_path):
     text = (TESTS.parent / "docs" / "metrics.md").read_text()
     calql = stratdiff.train(
