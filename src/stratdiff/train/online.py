@@ -7,6 +7,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from stratdiff import stratify
@@ -190,6 +192,78 @@ def online_step(
         return choose_action(learner, state, next_obs, step + 1), total
 
     return jax.vmap(one)(state, total, support, transition, next_obs)
+
+
+@functools.lru_cache(maxsize=8)
+def _flat_step(learner: Learner, carry: PyTreeDef, constant: PyTreeDef) -> Callable[..., Any]:
+    """`online_step` on the leaves of (state, total) and of (data, support)."""
+
+    def step(
+        leaves: list[Array],
+        constants: list[Array],
+        transition: Transition,
+        next_obs: Float[Array, "seeds obs"],
+        number: Int[Array, ""],
+    ) -> list[Array]:
+        state, total = jax.tree.unflatten(carry, leaves)
+        data, support = jax.tree.unflatten(constant, constants)
+        new = online_step(learner, state, total, data, support, transition, next_obs, number)
+        return jax.tree.leaves(new)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+class Loop:
+    """The online phase between two dispatches, as a flat list of arrays.
+
+    To take a state's modules apart and put them together at every step takes Python longer than
+    the dispatch itself.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        state: TrainState,
+        data: DeviceData,
+        support: Float[Array, "seeds n support act"] | None,
+    ) -> None:
+        self._empty = empty_online_accumulator(learner, state, data, support)
+        self._constants, constant = jax.tree.flatten((data, support))
+        self._leaves, self._carry = jax.tree.flatten((state, self._fresh_total()))
+        index = jax.tree.unflatten(self._carry, range(len(self._leaves)))
+        self._action: int = index[0].action
+        self._step = _flat_step(learner, self._carry, constant)
+
+    @property
+    def state(self) -> TrainState:
+        """The training state as it is now; the next step donates its arrays."""
+        return jax.tree.unflatten(self._carry, self._leaves)[0]
+
+    @state.setter
+    def state(self, state: TrainState) -> None:
+        total = jax.tree.unflatten(self._carry, self._leaves)[1]
+        self._leaves = jax.tree.leaves((state, total))
+
+    def action(self) -> Float[np.ndarray, "seeds act"]:
+        """The action to take next; waits for the device."""
+        return np.array(self._leaves[self._action])  # a copy: the state is donated
+
+    def step(
+        self, transition: Transition, next_obs: Float[np.ndarray, "seeds obs"], number: int
+    ) -> None:
+        """`online_step`. NumPy arrays: a compiled function takes them faster than device arrays."""
+        self._leaves = self._step(
+            self._leaves, self._constants, transition, next_obs, np.int32(number)
+        )
+
+    def take_total(self) -> Accumulator:
+        """The sums of metrics since the last call."""
+        state, total = jax.tree.unflatten(self._carry, self._leaves)
+        self._leaves = jax.tree.leaves((state, self._fresh_total()))
+        return total
+
+    def _fresh_total(self) -> Accumulator:
+        return jax.tree.map(jnp.copy, self._empty)
 
 
 def empty_online_accumulator(

@@ -134,7 +134,7 @@ class _Shares:
     """Where the time of the online loop goes.
 
     `device`: it was waited for (it also works while Python does); `environment`: its steps;
-    `python`: everything else, dispatch included; `compile`: the first dispatch of a session.
+    `python`: everything else, dispatch included; `compile`: first dispatches of a session.
     """
 
     def __init__(self, seconds: dict[str, float]) -> None:
@@ -283,14 +283,13 @@ class _Run:
         if p.step == 0:
             self.state = online.first_action(self.learner, self.state, self._normalize(obs))
             self._evaluate_only()
-        empty = online.empty_online_accumulator(self.learner, self.state, self.data, self.support)
-        total = jax.tree.map(jnp.copy, empty)
+        loop = online.Loop(self.learner, self.state, self.data, self.support)
         unknown_return = np.full(len(seeds), -np.inf, np.float32)
         rule, clock = self.learner.reward, _Shares(p.online_seconds)
-        first = p.step
+        first, finished = p.step, False
         while p.step < c.online_steps:
             clock.start()
-            action = np.array(self.state.action)  # a copy: the state is donated below
+            action = loop.action()
             clock.book("device")
             next_obs, reward = np.empty_like(obs), np.zeros(len(seeds))
             terminal, ended = np.zeros(len(seeds), bool), np.zeros(len(seeds), np.int32)
@@ -305,7 +304,6 @@ class _Run:
                     p.episodes[i], p.episode_lengths[i] = p.episodes[i] + 1, 0
                     after[i] = self._enter_episode(i, env)
             clock.book("environment")
-            # NumPy arrays: the compiled step takes them faster than arrays made for the device.
             arrays: dict[str, Any] = {
                 "obs": self._normalize(obs),
                 "action": action,
@@ -315,27 +313,20 @@ class _Run:
                 "mc_return": unknown_return,
             }
             obs = after
-            self.state, total = online.online_step(
-                self.learner,
-                self.state,
-                total,
-                self.data,
-                self.support,
-                Transition(**arrays),
-                self._normalize(obs),
-                np.int32(p.step),
-            )
+            loop.step(Transition(**arrays), self._normalize(obs), p.step)
+            clock.book("compile" if p.step == first else "python")
             if ended.any():
                 lengths = jnp.asarray(ended)
-                self.state = online.finish_episodes(self.learner, self.state, lengths)
-            clock.book("compile" if p.step == first else "python")
+                loop.state = online.finish_episodes(self.learner, loop.state, lengths)
+                clock.book("python" if finished else "compile")
+                finished = True
             p.step, p.total_steps = p.step + 1, p.total_steps + 1
             if p.step % c.log_interval == 0 or p.step == c.online_steps:
                 logged = (p.step - 1) // c.log_interval * c.log_interval
                 due = p.step // c.eval_interval > logged // c.eval_interval
                 due |= p.step == c.online_steps
-                self._log_point(total, due)
-                total = jax.tree.map(jnp.copy, empty)
+                self.state = loop.state
+                self._log_point(loop.take_total(), due)
             if p.step % 10 == 0:
                 self.reporter.update(p.step)
         for env in envs:
