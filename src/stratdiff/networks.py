@@ -267,16 +267,13 @@ class CriticEnsemble(eqx.Module):
         self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*batch act"]
     ) -> Float[Array, "critics *batch"]:
         """Q_k(s, a). `obs` broadcasts: pass [B, 1, S] with actions [B, M, A]."""
-        return self._each(lambda member: member.split_input(obs, action)[..., 0])
+        return jax.vmap(lambda member: member.split_input(obs, action)[..., 0])(self.members)
 
     def around(
         self, obs: Float[Array, "*batch obs"], actions: Float[Array, "*batch n act"]
     ) -> Float[Array, "critics *batch n"]:
         """Q_k of several actions of each state, their differences in low precision."""
-        return self._each(lambda member: member.around(obs, actions)[..., 0])
-
-    def _each(self, function: Callable[[MLP], Float[Array, "..."]]) -> Float[Array, "..."]:
-        return jax.vmap(function)(self.members)
+        return jax.vmap(lambda member: member.around(obs, actions)[..., 0])(self.members)
 
 
 class SquashedGaussianPolicy(eqx.Module):

@@ -172,7 +172,7 @@ class Learner:
         obs: Float[Array, "batch obs"],
         support: Float[Array, "batch support act"],
     ) -> Float[Array, "batch support"]:
-        """Q̄ of support actions in reference reward units, but for a constant of each state."""
+        """Q̄ of support actions in reference reward units, for a softmax over them."""
         return self.agent.support_q(agent_state, obs, support) / self.reward.q_divisor
 
 
