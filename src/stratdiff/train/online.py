@@ -15,6 +15,7 @@ from stratdiff import stratify
 from stratdiff.agents.base import Metrics
 from stratdiff.data.batch import Transition
 from stratdiff.diffusion.sampler import guided
+from stratdiff.diffusion.score import BehaviourState
 from stratdiff.train.state import (
     Accumulator,
     DeviceData,
@@ -196,7 +197,7 @@ def online_step(
 
 @functools.lru_cache(maxsize=8)
 def _flat_step(learner: Learner, carry: PyTreeDef, constant: PyTreeDef) -> Callable[..., Any]:
-    """`online_step` on the leaves of (state, total) and of (data, support)."""
+    """`online_step` on the leaves of (state, total) and of (data, support, behaviour)."""
 
     def step(
         leaves: list[Array],
@@ -206,18 +207,25 @@ def _flat_step(learner: Learner, carry: PyTreeDef, constant: PyTreeDef) -> Calla
         number: Int[Array, ""],
     ) -> list[Array]:
         state, total = jax.tree.unflatten(carry, leaves)
-        data, support = jax.tree.unflatten(constant, constants)
-        new = online_step(learner, state, total, data, support, transition, next_obs, number)
-        return jax.tree.leaves(new)
+        data, support, behaviour = jax.tree.unflatten(constant, constants)
+        state = _with_behaviour(state, behaviour)
+        state, total = online_step(
+            learner, state, total, data, support, transition, next_obs, number
+        )
+        return jax.tree.leaves((_with_behaviour(state, None), total))
 
     return jax.jit(step, donate_argnums=0)
 
 
+def _with_behaviour(state: TrainState, behaviour: BehaviourState | None) -> TrainState:
+    return eqx.tree_at(lambda s: s.behaviour, state, behaviour, is_leaf=lambda x: x is None)
+
+
 class Loop:
-    """The online phase between two dispatches, as a flat list of arrays.
+    """The online phase between two dispatches, as flat lists of arrays.
 
     To take a state's modules apart and put them together at every step takes Python longer than
-    the dispatch itself.
+    the dispatch itself. The frozen behaviour model stands aside: it need not come back.
     """
 
     def __init__(
@@ -228,21 +236,30 @@ class Loop:
         support: Float[Array, "seeds n support act"] | None,
     ) -> None:
         self._empty = empty_online_accumulator(learner, state, data, support)
-        self._constants, constant = jax.tree.flatten((data, support))
-        self._leaves, self._carry = jax.tree.flatten((state, self._fresh_total()))
+        self._data = data, support
+        self._set(state, self._fresh_total())
         index = jax.tree.unflatten(self._carry, range(len(self._leaves)))
         self._action: int = index[0].action
-        self._step = _flat_step(learner, self._carry, constant)
+        self._step = _flat_step(learner, self._carry, jax.tree.structure(self._constants_tree))
+
+    def _set(self, state: TrainState, total: Accumulator) -> None:
+        self._constants_tree = *self._data, state.behaviour
+        self._constants = jax.tree.leaves(self._constants_tree)
+        changing = _with_behaviour(state, None), total
+        self._leaves, self._carry = jax.tree.flatten(changing)
+
+    def _get(self) -> tuple[TrainState, Accumulator]:
+        state, total = jax.tree.unflatten(self._carry, self._leaves)
+        return _with_behaviour(state, self._constants_tree[-1]), total
 
     @property
     def state(self) -> TrainState:
         """The training state as it is now; the next step donates its arrays."""
-        return jax.tree.unflatten(self._carry, self._leaves)[0]
+        return self._get()[0]
 
     @state.setter
     def state(self, state: TrainState) -> None:
-        total = jax.tree.unflatten(self._carry, self._leaves)[1]
-        self._leaves = jax.tree.leaves((state, total))
+        self._set(state, self._get()[1])
 
     def action(self) -> Float[np.ndarray, "seeds act"]:
         """The action to take next; waits for the device."""
@@ -258,8 +275,8 @@ class Loop:
 
     def take_total(self) -> Accumulator:
         """The sums of metrics since the last call."""
-        state, total = jax.tree.unflatten(self._carry, self._leaves)
-        self._leaves = jax.tree.leaves((state, self._fresh_total()))
+        state, total = self._get()
+        self._set(state, self._fresh_total())
         return total
 
     def _fresh_total(self) -> Accumulator:

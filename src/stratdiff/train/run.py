@@ -133,22 +133,25 @@ def _task(config: Config) -> Task:
 class _Shares:
     """Where the time of the online loop goes.
 
-    `device`: it was waited for (it also works while Python does); `environment`: its steps;
-    `python`: everything else, dispatch included; `compile`: first dispatches of a session.
+    `python`: the Python thread's own work, dispatch included; `environment`: its steps; `compile`:
+    first dispatches of a session; `device`: the rest, when the device was waited for or, on a CPU,
+    held the core that Python needed (it also works while Python does).
     """
 
     def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds, self._last = seconds, 0.0
+        self._seconds, self._last = seconds, (0.0, 0.0)
 
     def start(self) -> None:
         """An environment step begins."""
-        self._last = time.perf_counter()
+        self._last = time.perf_counter(), time.thread_time()
 
     def book(self, part: str) -> None:
         """The time since the last call was this part's."""
-        now = time.perf_counter()
-        self._seconds[part] = self._seconds.get(part, 0.0) + now - self._last
-        self._last = now
+        last, self._last = self._last, (time.perf_counter(), time.thread_time())
+        wall, cpu = (now - then for now, then in zip(self._last, last, strict=True))
+        own = min(cpu, wall) if part == "python" else wall
+        for name, seconds in ((part, own), ("device", wall - own)):
+            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
 
 class _Run:

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from stratdiff.agents import IQL, SAC, Agent, CalQL
-from stratdiff.agents.base import Metrics
 from stratdiff.config import Config
 from stratdiff.data.batch import Transition
 from stratdiff.data.dataset import Dataset, aligned_empty, returns_to_go
@@ -255,35 +254,41 @@ def to_device(learner: Learner, dataset: Dataset) -> DeviceData:
 
 
 class Accumulator(eqx.Module):
-    """Running sums of metrics between two log points, and where each stopped being finite."""
+    """Running sums of metrics between two log points, and where each stopped being finite.
 
-    sums: Metrics
-    count: Int[Array, ""]
-    bad_step: dict[str, Int[Array, ""]]
-    """First step whose value was not finite; -1: none."""
+    The metrics are the last axis of two arrays: every array of a step's state costs dispatch.
+    """
+
+    names: tuple[str, ...] = eqx.field(static=True)
+    totals: Float[Array, "*seeds metrics"]
+    count: Int[Array, "*seeds"]
+    bad_steps: Int[Array, "*seeds metrics"]
+
+    @property
+    def sums(self) -> dict[str, Float[Array | np.ndarray, "*seeds"]]:
+        """Sum of each metric."""
+        return {name: self.totals[..., i] for i, name in enumerate(self.names)}
+
+    @property
+    def bad_step(self) -> dict[str, Int[Array | np.ndarray, "*seeds"]]:
+        """First step whose value was not finite; -1: none."""
+        return {name: self.bad_steps[..., i] for i, name in enumerate(self.names)}
 
     def add(self, metrics: dict[str, Float[Array, "*n"]], step: Int[Array, "*n"]) -> "Accumulator":
         """Add the metrics of one step, or of several in order."""
         steps = step.reshape(-1)
-
-        def first_bad(values: Float[Array, "*n"]) -> Int[Array, ""]:
-            bad = ~jnp.isfinite(values.reshape(-1))
-            return jnp.where(bad.any(), steps[bad.argmax()], -1)
-
+        values = jnp.stack([metrics[name].reshape(-1) for name in self.names])
+        bad = ~jnp.isfinite(values)
+        first_bad = jnp.where(bad.any(1), steps[bad.argmax(1)], -1)
         return Accumulator(
-            {name: self.sums[name] + values.sum() for name, values in metrics.items()},
+            self.names,
+            self.totals + values.sum(1),
             self.count + len(steps),
-            {
-                name: jnp.where(self.bad_step[name] < 0, first_bad(values), self.bad_step[name])
-                for name, values in metrics.items()
-            },
+            jnp.where(self.bad_steps < 0, first_bad, self.bad_steps),
         )
 
 
 def empty_accumulator(names: tuple[str, ...]) -> Accumulator:
     """Zero sums of these metrics."""
-    return Accumulator(
-        {name: jnp.zeros(()) for name in names},
-        jnp.zeros((), jnp.int32),
-        {name: jnp.full((), -1, jnp.int32) for name in names},
-    )
+    n = len(names)
+    return Accumulator(names, jnp.zeros(n), jnp.zeros((), jnp.int32), jnp.full(n, -1, jnp.int32))
