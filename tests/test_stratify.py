@@ -209,6 +209,10 @@ def naive_diagnostics(alignment, online, k):
         variance = sum((v - mean) ** 2 for v in values) / len(values) if values else math.nan
         out[f"alignment_mean_{name}"] = mean
         out[f"alignment_std_{name}"] = math.sqrt(variance)
+        for percent in (10, 25, 50, 75, 90):
+            out[f"alignment_q{percent}_{name}"] = (
+                np.percentile(values, percent, method="nearest") if values else math.nan
+            )
     return out
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from stratdiff import __version__
 from stratdiff.config import Config, Preset, make_config, read_config
@@ -20,6 +21,8 @@ usage: stratdiff COMMAND [options]
   train         pre-train on logged data, then fine-tune online
   resume DIR    go on with a run that was cut off
   eval DIR      run episodes of a run's policies
+  compare SPEC  do the runs of an experiment: tasks x variants x seeds
+  report DIR    make a page with figures and tables of finished runs
   data          list, make, describe, check and convert data sets
 
 `stratdiff COMMAND --help` lists every option with its default. With no options, `stratdiff train`
@@ -67,12 +70,35 @@ class _Eval:
     """Seed of the episodes; None: those of the run's own evaluations."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Compare:
+    """Do the runs of an experiment that are missing; what is done is skipped."""
+
+    spec: tyro.conf.Positional[str]
+    """The experiment's TOML file (docs/experiments.md)."""
+    out: str = ""
+    """Directory of its runs; empty: runs/NAME, after the file's name."""
+    ray: bool = False
+    """Run cells side by side on a Ray cluster, or on this machine's cores where there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Report:
+    """Make one HTML page, figures and tables of finished runs."""
+
+    directories: tyro.conf.Positional[tuple[str, ...]]
+    """Run directories, directories above them, or an earlier report's results.json."""
+    out: str = "report"
+    """Directory of the report; an earlier report there is replaced."""
+
+
 def _parse(kind: Any, args: list[str], **default: Any) -> Any:
     return tyro.cli(
         kind,
         args=args,
         prog=f"stratdiff {kind.__name__.strip('_').lower()}",
-        config=(tyro.conf.FlagConversionOff,),
+        # A run's options all take a value; --ray is the only switch.
+        config=(tyro.conf.FlagCreatePairsOff if kind is _Compare else tyro.conf.FlagConversionOff,),
         **default,
     )
 
@@ -128,6 +154,37 @@ def _eval(args: list[str]) -> int:
     return 0
 
 
+def _compare(args: list[str]) -> int:
+    from stratdiff.compare import compare, read_spec
+
+    parsed = _parse(_Compare, args)
+    out = Path(parsed.out or f"runs/{Path(parsed.spec).stem}")
+    failed = compare(read_spec(parsed.spec), out, parsed.ray)
+    for name, reason in failed.items():
+        print(f"error: {name}: {reason}", file=sys.stderr)
+    print(f"the runs: {out}/; a page of them: stratdiff report {out}")
+    return 1 if failed else 0
+
+
+def _report(args: list[str]) -> int:
+    from stratdiff.report.page import report, short_rows
+
+    parsed = _parse(_Report, args)
+    runs, left_out = report(parsed.directories, parsed.out)
+    for missing in left_out:
+        print(f"left out: {missing.path}: {missing.reason}.", file=sys.stderr)
+    table = Table(title="score, mean over the seeds")
+    for column in ("task", "base", "variant"):
+        table.add_column(column)
+    for column in ("before", "after", "over base [95 %]"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in short_rows(runs):
+        table.add_row(*map(Text, row))
+    Console().print(table)
+    print(f"the page: {Path(parsed.out) / 'index.html'}")
+    return 0
+
+
 def _show(result: Any) -> int:
     """The small table at the end of a run."""
     summary = result.summary
@@ -157,7 +214,14 @@ def _data(args: list[str]) -> int:
     return cli_data.main(args)
 
 
-_COMMANDS = {"train": _train, "resume": _resume, "eval": _eval, "data": _data}
+_COMMANDS = {
+    "train": _train,
+    "resume": _resume,
+    "eval": _eval,
+    "compare": _compare,
+    "report": _report,
+    "data": _data,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,7 +246,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "\ninterrupted; `stratdiff resume DIR` goes on from the last checkpoint.",
+            "\ninterrupted; `stratdiff resume DIR`, or the same `compare`, goes on from the last "
+            "checkpoint.",
             file=sys.stderr,
         )
         return 130

@@ -12,6 +12,8 @@ Metrics = dict[str, Float[Array, ""]]
 
 # Standard deviation of the Gaussians around a and â. The order of a batch does not depend on it.
 GUIDED_STD = 0.1
+# Percentiles of the scores of each origin that are reported.
+QUANTILES = (10, 25, 50, 75, 90)
 # Kernel width of the support density at least this: closer actions are one action.
 MIN_SUPPORT_STD = 0.05
 
@@ -95,4 +97,9 @@ def diagnostics(
         spread = jnp.sqrt((jnp.square(alignment - mean) * rows).sum() / count)
         out[f"alignment_mean_{origin}"] = mean
         out[f"alignment_std_{origin}"] = spread
+        ascending = jnp.sort(jnp.where(rows, alignment, jnp.inf))
+        for percent in QUANTILES:
+            rank = jnp.round(percent / 100 * (count - 1)).astype(int)
+            value = jnp.where(count > 0, ascending[jnp.maximum(rank, 0)], jnp.nan)
+            out[f"alignment_q{percent}_{origin}"] = value
     return out

@@ -1,5 +1,6 @@
 """A run from start to end: the phases in order, and what they leave in the run directory."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,7 @@ from stratdiff.tasks import Task, find_task, make_env, physics_note
 from stratdiff.train import offline, online
 from stratdiff.train.checkpoint import Checkpoints, Position
 from stratdiff.train.evaluate import Evaluator, episode_seed
+from stratdiff.train.pretrained import PART, Pretrained
 from stratdiff.train.state import Accumulator, TrainState, make_learner, to_device
 from stratdiff.train.track import MetricsLog, Reporter, read_metrics
 
@@ -55,10 +58,12 @@ def train(
     out: str | Path,
     dataset: Dataset | None = None,
     reporter: Reporter | None = None,
+    pretrained: Path | None = None,
 ) -> Result:
     """Pre-train and fine-tune by `config`; the run directory `out` must be new or empty.
 
     `dataset`: data in memory instead of the config's name (`resume` then needs it again).
+    `pretrained`: folder in which runs share offline phases that are the same (train/pretrained.py).
 
     Raises:
         UserError: bad input (nothing is written), or a loss that is no longer finite.
@@ -70,14 +75,17 @@ def train(
             f"output directory {str(out)!r} already holds something; give another --out, or go on "
             f"with `stratdiff resume {out}` if it holds a run that was cut off."
         )
-    run = _Run(config, out, dataset, reporter or Reporter())
+    run = _Run(config, out, dataset, reporter or Reporter(), pretrained)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "config.json", run.config.to_json())
     return run.execute()
 
 
 def resume(
-    directory: str | Path, dataset: Dataset | None = None, reporter: Reporter | None = None
+    directory: str | Path,
+    dataset: Dataset | None = None,
+    reporter: Reporter | None = None,
+    pretrained: Path | None = None,
 ) -> Result:
     """Go on with a run that was cut off; the end is the same, bit for bit, as without the cut.
 
@@ -85,7 +93,7 @@ def resume(
         UserError: the directory holds no run, or its checkpoint cannot be used here.
     """
     directory = Path(directory)
-    run = _Run(_run_config(directory), directory, dataset, reporter or Reporter())
+    run = _Run(_run_config(directory), directory, dataset, reporter or Reporter(), pretrained)
     return run.execute()
 
 
@@ -158,7 +166,12 @@ class _Run:
     """The mutable side of a run. Everything that learns is in `self.state`."""
 
     def __init__(
-        self, config: Config, directory: Path, dataset: Dataset | None, reporter: Reporter
+        self,
+        config: Config,
+        directory: Path,
+        dataset: Dataset | None,
+        reporter: Reporter,
+        pretrained: Path | None,
     ) -> None:
         self.reporter = reporter
         if dataset is None:
@@ -180,6 +193,11 @@ class _Run:
         self.mean, self.std = np.asarray(self.data.mean), np.asarray(self.data.std)
         self.support: Float[Array, "seeds n support act"] | None = None
         self.position = Position(versions=versions())
+        self.pretrained: Pretrained | None = None
+        if pretrained is not None:
+            self.pretrained = Pretrained(
+                pretrained, self.config, dataset.fingerprint, self.position.versions
+            )
         self.state: TrainState
 
     def _show_data(self, done: int, total: int) -> None:
@@ -231,47 +249,89 @@ class _Run:
         }[phase]
         if not wanted or p.step >= steps:
             return
-        if phase == "energy":
-            self._support()
-        self.reporter.begin(phase, steps, p.step)
-        while p.step < steps:
-            length = min(c.log_interval - p.step % c.log_interval, steps - p.step)
-            self.state, total = offline.run_steps(
-                one, self.learner, self.state, self.data, self.support, jnp.asarray(p.step), length
-            )
-            p.step, p.total_steps = p.step + length, p.total_steps + length
-            every = c.offline_eval_interval
-            due = p.step // every > (p.step - length) // every or p.step == steps
-            self._log_point(total, phase == "base" and due)
-            self.reporter.update(p.step)
+        with self._turn(phase):
+            if self._take(phase, steps):
+                return
+            if phase == "energy":
+                self._support()
+            self.reporter.begin(phase, steps, p.step)
+            while p.step < steps:
+                length = min(c.log_interval - p.step % c.log_interval, steps - p.step)
+                first = jnp.asarray(p.step)
+                self.state, total = offline.run_steps(
+                    one, self.learner, self.state, self.data, self.support, first, length
+                )
+                p.step, p.total_steps = p.step + length, p.total_steps + length
+                every = c.offline_eval_interval
+                due = p.step // every > (p.step - length) // every or p.step == steps
+                self._log_point(total, phase == "base" and due)
+                self.reporter.update(p.step)
+            self._keep(phase)
+
+    def _turn(self, phase: str) -> contextlib.AbstractContextManager[None]:
+        return self.pretrained.turn(phase) if self.pretrained else contextlib.nullcontext()
+
+    def _take(self, phase: str, steps: int) -> bool:
+        """Whether the phase was taken over from a run that trained the same."""
+        p, name = self.position, PART[phase]
+        if self.pretrained is None or p.step > 0:
+            return False
+        found = self.pretrained.load(phase, getattr(self.state, name))
+        if found is None:
+            return False
+        part, left = found
+        self.state = eqx.tree_at(lambda s: getattr(s, name), self.state, part)
+        start = self._tick()
+        for record in left.records:
+            step, seconds = record.pop("step"), start + record.pop("time")
+            metrics = {key: np.array(values, float) for key, values in record.items()}
+            p.metrics_bytes = self.log.write(phase, step, seconds, metrics)
+        p.step, p.total_steps = steps, p.total_steps + steps
+        p.seconds[phase] = p.seconds.get(phase, 0.0) + left.seconds
+        self.reporter.say(f"{phase:<10} taken from {self.pretrained.folder(phase)}")
+        return True
+
+    def _keep(self, phase: str) -> None:
+        """Let other runs have the finished phase."""
+        if self.pretrained is None:
+            return
+        total, spent = self._tick(), self.position.seconds[phase]
+        records = [r for r in read_metrics(self.directory / "metrics.jsonl") if r["phase"] == phase]
+        for record in records:
+            record["time"] -= total - spent
+            del record["phase"]
+        self.pretrained.save(phase, getattr(self.state, PART[phase]), records, spent)
 
     def _support(self) -> None:
-        """Have the support actions of D_off: from the run directory, or drawn now."""
+        """Have the support actions of D_off: from the disk, or drawn now."""
         c = self.config
         if not c.needs_support or self.support is not None:
             return
-        path = self.directory / "support.npy"
+        folder = self.pretrained.folder("support") if self.pretrained else self.directory
+        path = folder / "support.npy"
         n = len(self.data.rows)
         shape = (len(c.seeds), n, c.behaviour.support_actions, self.task.action_dim)
-        if path.is_file():
-            self.support = jnp.asarray(np.load(path, allow_pickle=False))
-            if self.support.shape == shape:
-                return
-        self.reporter.begin("support", n)
-        support = jnp.zeros(shape)
-        for first in range(0, n, offline.SUPPORT_ROWS):
-            support = offline.fill_support(
-                self.learner, self.state, self.data, support, jnp.asarray(first)
-            )
-            support.block_until_ready()
-            self.reporter.update(min(first + offline.SUPPORT_ROWS, n))
-        self.support = support
-        # Beside the checkpoints, not in them: it never changes, and could be drawn again.
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, np.asarray(support), allow_pickle=False)
-        os.replace(partial, path)
-        self._tick()
+        with self._turn("support"):
+            if path.is_file():
+                self.support = jnp.asarray(np.load(path, allow_pickle=False))
+                if self.support.shape == shape:
+                    return
+            self.reporter.begin("support", n)
+            support = jnp.zeros(shape)
+            for first in range(0, n, offline.SUPPORT_ROWS):
+                support = offline.fill_support(
+                    self.learner, self.state, self.data, support, jnp.asarray(first)
+                )
+                support.block_until_ready()
+                self.reporter.update(min(first + offline.SUPPORT_ROWS, n))
+            self.support = support
+            # Beside the checkpoints, not in them: it never changes, and could be drawn again.
+            folder.mkdir(exist_ok=True)
+            partial = path.with_suffix(".partial")
+            with partial.open("wb") as file:
+                np.save(file, np.asarray(support), allow_pickle=False)
+            os.replace(partial, path)
+            self._tick()
 
     def _online(self) -> None:
         c, p, seeds = self.config, self.position, self.config.seeds

@@ -1,0 +1,247 @@
+"""An experiment: a declared file of tasks × variants × seeds, and the runs that it asks for.
+
+Every cell (task, variant) is one run of all its seeds in a process of its own, in OUT/TASK/VARIANT.
+Cells that would pre-train alike share the offline phases (train/pretrained.py).
+"""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stratdiff.config import Config, make_config, read_config
+from stratdiff.errors import UserError, nearest
+from stratdiff.train.run import resume, train
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+# What XLA and NumPy's matrix products take their number of threads from.
+_THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_KEYS = ("preset", "seeds", "options", "tasks", "variants")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of an experiment."""
+
+    task: str
+    variant: str
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """TASK/VARIANT, also its place below the experiment's folder."""
+        return f"{self.task}/{self.variant}"
+
+
+def read_spec(path: str | Path) -> list[Cell]:
+    """The cells of an experiment's TOML file, task by task.
+
+    Options of a run (`stratdiff train --help`) stand in `[options]`, for all cells; in
+    `[tasks.NAME]`, with the `dataset`; and in `[variants.NAME]`. Later ones win, in this order.
+    `tasks` in a variant: the tasks that it is run on; default: all.
+
+    Raises:
+        UserError: the file is missing, is no TOML, or asks for something that no run can do.
+    """
+    path = Path(path)
+    try:
+        spec = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"experiment file {str(path)!r} does not exist.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"experiment file {str(path)!r} could not be read as TOML: {error}."
+        ) from error
+
+    def fail(what: str) -> UserError:
+        return UserError(f"experiment file {str(path)!r}: {what}")
+
+    for key in spec:
+        if key not in _KEYS:
+            raise fail(f"unknown key {key!r}; nearest: {nearest(key, _KEYS)}.")
+    for table in ("tasks", "variants"):
+        named = spec.get(table)
+        if not isinstance(named, dict) or not named:
+            raise fail(f"no [{table}.NAME] was found; give one or more.")
+        for name, options in named.items():
+            if not _NAME.fullmatch(name) or name == "pretrained":
+                raise fail(
+                    f"[{table}.{name}] names a folder; use letters, digits and . _ = + - only."
+                )
+            if not isinstance(options, dict):
+                raise fail(f"{table}.{name} is {options!r}; it must be a table [{table}.{name}].")
+    common = spec.get("options", {})
+    if not isinstance(common, dict):
+        raise fail(f"options is {common!r}; it must be a table [options].")
+    cells = []
+    for task, of_task in spec["tasks"].items():
+        if "dataset" not in of_task:
+            raise fail(f"[tasks.{task}] has no dataset; give a name or an HDF5 file's path.")
+        for variant, of_variant in spec["variants"].items():
+            own = dict(of_variant)
+            tasks = own.pop("tasks", list(spec["tasks"]))
+            if not isinstance(tasks, list) or not set(tasks) <= set(spec["tasks"]):
+                raise fail(
+                    f"variants.{variant}.tasks is {tasks!r}; it must be a list of names of tasks."
+                )
+            if task not in tasks:
+                continue
+            options = _merged(common, of_task, own)
+            if "seeds" in spec:
+                options.setdefault("seeds", spec["seeds"])
+            try:
+                config = make_config(spec.get("preset", "paper"), **options)
+            except UserError as error:
+                raise fail(f"{task}/{variant}: {error}") from error
+            except TypeError as error:  # a key such as "preset" within the options
+                raise fail(f"{task}/{variant}: an option has a wrong name: {error}.") from error
+            cells.append(Cell(task, variant, config))
+    return cells
+
+
+def _merged(*tables: dict[str, Any]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for table in tables:
+        for key, value in table.items():
+            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+            merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def compare(
+    cells: list[Cell], out: str | Path, ray: bool = False, say: Callable[[str], None] = print
+) -> dict[str, str]:
+    """Do the runs that are missing below `out`; what is done is skipped, what was cut off goes on.
+
+    `ray`: on a Ray cluster (the one that is running, or one of this machine's cores); `out` and
+    the data must be reachable from all of its machines.
+
+    Returns:
+        What went wrong, by cell's name.
+
+    Raises:
+        UserError: `out` cannot be written, or Ray is asked for and is not installed.
+    """
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out is {str(out)!r}, which cannot be made: {error}.") from error
+    failed: dict[str, str] = {}
+    waiting = []
+    for cell in cells:
+        state, reason = _state(cell, out / cell.name)
+        if state == "other":
+            failed[cell.name] = reason
+        elif state != "done":
+            waiting.append(cell)
+    say(f"{len(cells)} cells: {len(cells) - len(waiting) - len(failed)} done before")
+    finished = _with_ray(waiting, out) if ray else ((c, _run_apart(c, out)) for c in waiting)
+    for i, (cell, wrong) in enumerate(finished, 1):
+        if wrong:
+            failed[cell.name] = wrong
+        say(f"{i}/{len(waiting)} {cell.name}: {wrong or _result(out / cell.name)}")
+    return failed
+
+
+def _state(cell: Cell, directory: Path) -> tuple[str, str]:
+    """("new", "cut", "done" or "other": a run of other options, how it differs)."""
+    if not (directory / "config.json").is_file():
+        return "new", ""
+    found = read_config(directory / "config.json")
+    wanted = cell.config
+    if not wanted.env:  # the run wrote down the one that its data names
+        wanted = dataclasses.replace(wanted, env=found.env)
+    if found != wanted:
+        a, b = _flat(dataclasses.asdict(found)), _flat(dataclasses.asdict(wanted))
+        key = next(k for k in b if a[k] != b[k])
+        return "other", (
+            f"{str(directory)!r} holds a run with {key} {a[key]!r}, the experiment asks for "
+            f"{b[key]!r}; give another --out, or remove that run."
+        )
+    return ("done" if (directory / "summary.json").is_file() else "cut"), ""
+
+
+def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        more = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= more
+    return flat
+
+
+def _result(directory: Path) -> str:
+    summary = json.loads((directory / "summary.json").read_text())
+    minutes = sum(summary["seconds"].values()) / 60
+    scores = {when: found["mean"] for when, found in summary["score"].items()}
+    text = " -> ".join(f"{score:.1f}" for score in scores.values())
+    return f"{text} ({len(summary['seeds'])} seeds, {minutes:.1f} minutes of training)"
+
+
+def _run_apart(cell: Cell, out: Path, cores: int | None = None) -> str:
+    """Run a cell in a process of its own, on so many cores; what went wrong, or ''.
+
+    A process that is killed takes no other cell with it, and leaves no compiled programs behind.
+    """
+    job = json.dumps([cell.name, str(out), dataclasses.asdict(cell.config)])
+    command = [sys.executable, "-m", "stratdiff.compare"]
+    threads = {} if cores is None else dict.fromkeys(_THREADS, str(cores))
+    done = subprocess.run(
+        command, input=job, stdout=subprocess.PIPE, text=True, env=os.environ | threads
+    )
+    if done.returncode == 0:
+        return ""
+    said = done.stdout.strip().splitlines()
+    return said[-1] if said else f"its process ended with {done.returncode}, as said above"
+
+
+def _with_ray(cells: list[Cell], out: Path) -> Iterator[tuple[Cell, str]]:
+    """The cells on a Ray cluster, one a core or, where it has any, one a GPU; as they finish."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--ray needs Ray; install it with pip install 'stratdiff[ray]'.") from error
+    try:
+        ray.init(address="auto")
+    except ConnectionError:
+        ray.init(include_dashboard=False)
+    try:
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_run_apart)
+        cores = None if gpus else 1
+        jobs = {run.remote(cell, out.absolute(), cores): cell for cell in cells}  # type: ignore
+        while jobs:
+            ready, _ = ray.wait(list(jobs))
+            for job in ready:
+                cell = jobs.pop(job)
+                try:
+                    yield cell, ray.get(job)
+                except ray.exceptions.RayError as error:
+                    yield cell, f"Ray lost it: {error}"
+    finally:
+        ray.shutdown()
+
+
+def _job() -> int:
+    """The process of one cell: the job is on standard input, what went wrong on standard output."""
+    name, out, options = json.loads(sys.stdin.read())
+    directory, pretrained = Path(out) / name, Path(out) / "pretrained"
+    try:
+        if (directory / "config.json").is_file():
+            resume(directory, pretrained=pretrained)
+        else:
+            train(make_config(**options), directory, pretrained=pretrained)
+    except UserError as error:
+        print(error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_job())

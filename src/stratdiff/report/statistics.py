@@ -1,0 +1,115 @@
+"""Estimates over seeds and tasks, with 95 % percentile-bootstrap intervals.
+
+Means over the tasks and the interquartile mean (IQM) are bootstrapped in strata: seeds are drawn
+within each task (Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice"). The
+random numbers are fixed, so the same scores give the same interval.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from scipy import stats
+
+RESAMPLES = 2000
+LEVELS = (0.025, 0.975)
+
+Strata = Sequence[Float[np.ndarray, "batch _"]]
+Statistic = Callable[[Strata], Float[np.ndarray, " batch"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval; NaN bounds: no interval, NaN value: nothing to estimate."""
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def has_interval(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+def mean(strata: Strata) -> Float[np.ndarray, " batch"]:
+    """Mean over the tasks of the mean over the seeds."""
+    return np.mean([x.mean(1) for x in strata], axis=0)
+
+
+def iqm(strata: Strata) -> Float[np.ndarray, " batch"]:
+    """Mean of the middle half of all runs of all tasks."""
+    return np.asarray(stats.trim_mean(np.concatenate(list(strata), axis=1), 0.25, axis=1))
+
+
+def improvement(strata: Strata) -> Float[np.ndarray, " batch"]:
+    """Mean over the tasks of P(X > Y) + P(X = Y) / 2, Mann and Whitney's statistic over n_x n_y.
+
+    The strata are X of the first task, Y of the first task, X of the second, and so on.
+    """
+    pairs = zip(strata[::2], strata[1::2], strict=True)
+    differences = [x[:, :, None] - y[:, None, :] for x, y in pairs]
+    return np.mean([((d > 0) + 0.5 * (d == 0)).mean((1, 2)) for d in differences], axis=0)
+
+
+def bootstrap(statistic: Statistic, strata: Sequence[Float[np.ndarray, " _"]]) -> Estimate:
+    """The statistic of the strata, and its interval from draws with replacement within each.
+
+    NaN are left out. No interval where a stratum has fewer than two numbers: its spread is unknown.
+    """
+    strata = [x[np.isfinite(x)] for x in strata]
+    if not strata or min(map(len, strata)) == 0:
+        return Estimate()
+    value = float(statistic([x[None] for x in strata])[0])
+    if min(map(len, strata)) < 2:
+        return Estimate(value)
+    rng = np.random.default_rng(0)
+    draws = [x[rng.integers(len(x), size=(RESAMPLES, len(x)))] for x in strata]
+    low, high = np.quantile(statistic(draws), LEVELS)
+    return Estimate(value, float(low), float(high))
+
+
+def curve(
+    values: Float[np.ndarray, "points seeds"],
+) -> tuple[
+    Float[np.ndarray, " points"], Float[np.ndarray, " points"], Float[np.ndarray, " points"]
+]:
+    """Mean over the seeds at each point and its interval; all points share the drawn seeds.
+
+    NaN are left out; the interval is NaN where fewer than two seeds have a number.
+    """
+    points, seeds = values.shape
+    drawn = np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))
+    weights = np.stack([(drawn == i).sum(1) for i in range(seeds)], axis=1).astype(float)
+    finite = np.isfinite(values)
+
+    def weighted_mean(w: Float[np.ndarray, "draws seeds"]) -> Float[np.ndarray, "draws points"]:
+        count = w @ finite.T
+        total = w @ np.where(finite, values, 0.0).T
+        return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+    low, high = np.full(points, np.nan), np.full(points, np.nan)
+    known = finite.sum(1) >= 2
+    means = weighted_mean(weights)
+    for i in np.flatnonzero(known):
+        # A draw of seeds without a number here says nothing of this point.
+        low[i], high[i] = np.quantile(means[np.isfinite(means[:, i]), i], LEVELS)
+    return weighted_mean(np.ones((1, seeds)))[0], low, high
+
+
+def regret(
+    steps: Shaped[np.ndarray, " points"], scores: Float[np.ndarray, "points seeds"]
+) -> Float[np.ndarray, " seeds"]:
+    """Mean of 1 - score / 100 over the online phase, by trapezoids over environment steps.
+
+    Scores are normalised ones. Nakamoto et al. 2023 (Cal-QL). NaN points are left out; NaN where
+    fewer than two are left.
+    """
+    out = np.full(scores.shape[1], np.nan)
+    for i, column in enumerate(scores.T):
+        ok = np.isfinite(column)
+        x = np.asarray(steps, float)[ok]
+        if len(x) >= 2 and x[-1] > x[0]:
+            out[i] = np.trapezoid(1 - column[ok] / 100, x) / (x[-1] - x[0])
+    return out

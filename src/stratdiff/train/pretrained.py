@@ -1,0 +1,99 @@
+"""Finished offline phases, shared by runs that would compute the same.
+
+The variants of a comparison differ online; their seeds start from the same pre-trained agents. What
+a phase reads decides its key, so a run that takes a phase from here ends as one that trained it.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+from safetensors.numpy import load_file, save_file
+
+from stratdiff.config import Config
+from stratdiff.data.lock import locked
+
+# The part of the training state that each phase trains.
+PART = {"base": "agent", "behaviour": "behaviour", "energy": "energy"}
+_BASE = ("base", "recipe", "reward_scale", "batch_size", "offline_steps", "offline_eval_interval")
+_BEHAVIOUR = ("behaviour", "behaviour_steps")
+# Options of the behaviour model that its training does not read, only what is drawn from it.
+_SAMPLING = ("solver_steps", "time_grid", "precision", "support_actions")
+_FIELDS = {
+    "base": (*_BASE, "eval_episodes"),
+    "behaviour": _BEHAVIOUR,
+    "support": _BEHAVIOUR,
+    "energy": (*_BASE, *_BEHAVIOUR, "energy", "energy_steps"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """What a finished phase leaves."""
+
+    arrays: dict[str, np.ndarray]
+    """The part's leaves by path."""
+    records: list[dict[str, Any]]
+    """The phase's log points, `time` counted from its start."""
+    seconds: float
+    """Wall time that it took."""
+
+
+class Pretrained:
+    """A folder of finished phases."""
+
+    def __init__(
+        self, folder: Path, config: Config, fingerprint: str, versions: dict[str, str]
+    ) -> None:
+        self._folder, self._config = folder, config
+        self._about = {"fingerprint": fingerprint, "versions": versions, "env": config.env}
+
+    def folder(self, phase: str) -> Path:
+        """Where the phase of this run stands or will stand: its key is in the name."""
+        options = dataclasses.asdict(self._config)
+        fields = ("seeds", "log_interval", *_FIELDS[phase])
+        about = self._about | {name: options[name] for name in fields}
+        if phase in ("base", "energy"):
+            about["agent"] = options[self._config.base]
+        if phase == "behaviour":
+            about[phase] = {k: v for k, v in options[phase].items() if k not in _SAMPLING}
+        text = json.dumps(about, sort_keys=True)
+        return self._folder / f"{phase}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    @contextlib.contextmanager
+    def turn(self, phase: str) -> Iterator[None]:
+        """Wait while another run is at this very phase."""
+        with locked(self.folder(phase)):
+            yield
+
+    def load(self, phase: str, template: PyTree) -> tuple[PyTree, Phase] | None:
+        """(the part of the state, what the phase left); None: it was not trained yet."""
+        folder = self.folder(phase)
+        if not folder.is_dir():
+            return None
+        about = json.loads((folder / "phase.json").read_text())
+        found = Phase(load_file(folder / "arrays.safetensors"), **about)
+        paths, structure = jax.tree_util.tree_flatten_with_path(template)
+        leaves = [jax.numpy.array(found.arrays[jax.tree_util.keystr(path)]) for path, _ in paths]
+        return jax.tree_util.tree_unflatten(structure, leaves), found
+
+    def save(self, phase: str, part: PyTree, records: list[dict[str, Any]], seconds: float) -> None:
+        """Keep a finished phase."""
+        folder = self.folder(phase)
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        leaves, _ = jax.tree_util.tree_flatten_with_path(part)
+        arrays = {jax.tree_util.keystr(path): np.ascontiguousarray(leaf) for path, leaf in leaves}
+        save_file(arrays, partial / "arrays.safetensors")
+        about = {"records": records, "seconds": seconds}
+        (partial / "phase.json").write_text(json.dumps(about))
+        partial.rename(folder)

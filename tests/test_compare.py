@@ -1,0 +1,197 @@
+"""Experiments: what a spec asks for; its runs are done, shared, skipped and gone on with."""
+
+import dataclasses
+import json
+import shutil
+import sys
+
+import conftest
+import pytest
+
+import stratdiff
+from stratdiff.compare import compare, read_spec
+from stratdiff.errors import UserError
+from stratdiff.train.pretrained import Pretrained
+from stratdiff.train.track import Reporter, read_metrics
+
+SPEC = """
+preset = "demo"
+seeds = [3, 5]
+[options]
+rho = 0.4
+iql.expectile = 0.8
+[tasks.one]
+dataset = "stratdiff/hopper-medium"
+utd = 2
+[tasks.two]
+dataset = "stratdiff/antmaze-umaze"
+[variants.base]
+method = "base"
+[variants.mine]
+tasks = ["one"]
+rho = 0.7
+iql.inverse_temperature = 1.0
+"""
+
+
+def without_time(directory):
+    records = read_metrics(directory / "metrics.jsonl")
+    return [{key: value for key, value in r.items() if key != "time"} for r in records]
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_options_of_the_variant_win_over_the_task_s_and_the_common_ones(tmp_path):
+    cells = {c.name: c.config for c in read_spec(write(tmp_path / "a.toml", SPEC))}
+    assert list(cells) == ["one/base", "one/mine", "two/base"]
+    base, mine, maze = cells.values()
+    assert (base.rho, base.utd, base.method, base.seeds) == (0.4, 2, "base", (3, 5))
+    assert (mine.rho, mine.utd, mine.method) == (0.7, 2, "stratdiff")
+    assert (mine.iql.expectile, mine.iql.inverse_temperature) == (0.8, 1.0)
+    assert (base.iql.expectile, base.iql.inverse_temperature) == (0.8, 3.0)
+    assert (maze.recipe, maze.utd, maze.eval_episodes) == ("antmaze", 1, 20)  # the demo's episodes
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = [", "TOML"),
+        ("sedes = [1]", "nearest: seeds"),
+        ("seeds = [1]", "no [tasks.NAME]"),
+        ("tasks.a.dataset = 'stratdiff/hopper-medium'", "no [variants.NAME]"),
+        ("[tasks.a]\n[variants.b]", "[tasks.a] has no dataset"),
+        ("[tasks.'a/..']\ndataset='x'\n[variants.b]", "names a folder"),
+        ("[tasks.a]\ndataset='x'\n[variants.pretrained]", "names a folder"),
+        ("[tasks.a]\ndataset='x'\n[variants]\nb = 3", "must be a table"),
+        ("options = 3\n[tasks.a]\ndataset='x'\n[variants.b]", "must be a table [options]"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\ntasks=['c']", "list of names of tasks"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\nrhoo=1", "a/b: the options given: unknown option"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\nrho=2", "a/b: the options given: --rho is 2.0"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\npreset='demo'", "a/b: preset"),
+    ],
+)
+def test_a_wrong_spec_is_one_sentence(tmp_path, text, said):
+    path = write(tmp_path / "wrong.toml", text)
+    with pytest.raises(UserError) as error:
+        read_spec(path)
+    assert said in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_missing_spec_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no\.toml.*does not exist"):
+        read_spec(tmp_path / "no.toml")
+
+
+@pytest.fixture
+def spec(tmp_path, data_file, monkeypatch):
+    """Three cells that can be run and one whose losses become infinite."""
+    monkeypatch.setenv("PYTHONPATH", str(conftest.TESTS))
+    # The cells compile the same programs.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
+    monkeypatch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    options = conftest.TINY | {"seeds": [3, 5]}
+    del options["preset"]
+    text = "preset = 'demo'\n" + toml("options", options)
+    text += f"[tasks.point]\ndataset = {str(data_file)!r}\n"
+    text += "[variants.base]\nmethod = 'base'\n[variants.guided]\n"
+    text += "[variants.wild]\nmethod = 'base'\niql.learning_rate = 1e30\n"
+    text += "[variants.support]\nalignment = 'support'\n"
+    return write(tmp_path / "spec.toml", text)
+
+
+def toml(name, table):
+    lines = [f"[{name}]"]
+    for key, value in table.items():
+        if not isinstance(value, dict):
+            lines.append(f"{key} = {json.dumps(value)}")
+    for key, value in table.items():
+        if isinstance(value, dict):
+            lines.append(toml(f"{name}.{key}", value))
+    return "\n".join(lines) + "\n"
+
+
+def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path):
+    cells, out, said = read_spec(spec), tmp_path / "out", []
+    failed = compare(cells, out, say=said.append)
+    assert list(failed) == ["point/wild"] and "became NaN or infinite" in failed["point/wild"]
+    for name in ("base", "guided", "support"):
+        assert (out / "point" / name / "summary.json").is_file()
+    assert len(said) == 5 and said[0] == "4 cells: 0 done before"
+
+    # A cell ends as a run of its own does, though it took phases over from other cells.
+    guided = next(c for c in cells if c.variant == "guided").config
+    alone = stratdiff.train(guided, tmp_path / "alone", reporter=Reporter(quiet=True))
+    shared = json.loads((out / "point/guided/summary.json").read_text())
+    assert shared["parameters_sha256"] == alone.summary["parameters_sha256"]
+    assert without_time(out / "point/guided") == without_time(tmp_path / "alone")
+    assert shared["seconds"]["base"] > 0  # what the phase took where it was trained
+    phases = sorted(p.name.split("-")[0] for p in (out / "pretrained").iterdir() if p.is_dir())
+    assert phases == ["base", "behaviour", "energy", "support"]
+
+    # Done is skipped, cut off goes on, other options are refused.
+    before = (out / "point/base/summary.json").stat().st_mtime_ns
+    shutil.copy(out / "point/support/summary.json", tmp_path / "kept.json")
+    (out / "point/support/summary.json").unlink()
+    changed = [
+        dataclasses.replace(c, config=dataclasses.replace(c.config, rho=0.3))
+        if c.variant == "guided"
+        else c
+        for c in cells
+        if c.variant != "wild"
+    ]
+    failed = compare(changed, out, say=said.append)
+    assert "rho 0.5" in failed["point/guided"] and "0.3" in failed["point/guided"]
+    assert len(failed) == 1
+    assert (out / "point/base/summary.json").stat().st_mtime_ns == before
+    again = json.loads((out / "point/support/summary.json").read_text())
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    assert again["parameters_sha256"] == kept["parameters_sha256"]
+    assert "3 cells: 1 done before" in said
+
+
+@pytest.mark.slow
+def test_ray_runs_the_cells_side_by_side(spec, tmp_path):
+    pytest.importorskip("ray")
+    cells = [c for c in read_spec(spec) if c.variant != "guided"]
+    failed = compare(cells, tmp_path / "out", ray=True, say=lambda _: None)
+    assert list(failed) == ["point/wild"] and "became NaN or infinite" in failed["point/wild"]
+    assert (tmp_path / "out/point/support/summary.json").is_file()
+
+
+def test_ray_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    cells = read_spec(write(tmp_path / "a.toml", SPEC))
+    with pytest.raises(UserError, match=r"pip install 'stratdiff\[ray\]'"):
+        compare(cells, tmp_path / "out", ray=True, say=lambda _: None)
+
+
+def test_what_a_phase_reads_decides_its_key(tiny, tmp_path):
+    def keys(**options):
+        shared = Pretrained(tmp_path, tiny(**options), "data", {"jax": "1"})
+        return {p: shared.folder(p).name for p in ("base", "behaviour", "support", "energy")}
+
+    plain = keys()
+    online = {"rho": 0.3, "method": "random", "guidance_scale": 1.0, "utd": 4, "online_steps": 9}
+    assert keys(**online) == plain
+    for options, moved in (
+        ({"offline_steps": 61}, {"base", "energy"}),
+        ({"iql": {"expectile": 0.9}}, {"base", "energy"}),
+        ({"base": "calql"}, {"base", "energy"}),
+        ({"behaviour_steps": 61}, {"behaviour", "support", "energy"}),
+        ({"behaviour": {"widths": [8, 8]}}, {"behaviour", "support", "energy"}),
+        ({"behaviour": {"support_actions": 5}}, {"support", "energy"}),
+        ({"energy": {"inverse_temperature": 1.0}}, {"energy"}),
+        ({"seeds": (1,)}, set(plain)),
+    ):
+        changed = keys(**merged(options))
+        assert {p for p in plain if changed[p] != plain[p]} == moved, options
+
+
+def merged(options):
+    return {
+        key: conftest.TINY[key] | value if isinstance(value, dict) else value
+        for key, value in options.items()
+    }
