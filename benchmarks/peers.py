@@ -13,8 +13,10 @@ takes the target's action at the policy's mean.
 """
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -67,58 +69,50 @@ def _d3rlpy_run(make_config: Callable[..., object]) -> Run:
     return run
 
 
-def d3rlpy_iql() -> Run:
-    """d3rlpy's IQL with two critics."""
+def iql_config(encoder: object) -> Any:
+    """d3rlpy's IQL with two critics; a dataclass."""
+    import d3rlpy
 
-    def config(encoder: object) -> object:
-        import d3rlpy
-
-        return d3rlpy.algos.IQLConfig(
-            actor_learning_rate=3e-4,
-            critic_learning_rate=3e-4,
-            actor_encoder_factory=encoder,
-            critic_encoder_factory=encoder,
-            value_encoder_factory=encoder,
-            batch_size=BATCH,
-            gamma=DISCOUNT,
-            tau=POLYAK,
-            n_critics=2,
-            expectile=0.7,
-            weight_temp=3.0,
-            max_weight=100.0,
-        )
-
-    return _d3rlpy_run(config)
+    return d3rlpy.algos.IQLConfig(
+        actor_learning_rate=3e-4,
+        critic_learning_rate=3e-4,
+        actor_encoder_factory=encoder,
+        critic_encoder_factory=encoder,
+        value_encoder_factory=encoder,
+        batch_size=BATCH,
+        gamma=DISCOUNT,
+        tau=POLYAK,
+        n_critics=2,
+        expectile=0.7,
+        weight_temp=3.0,
+        max_weight=100.0,
+    )
 
 
-def d3rlpy_calql() -> Run:
+def calql_config(encoder: object) -> Any:
     """d3rlpy's Cal-QL with two critics and α = 10 fixed (no Lagrange multiplier).
 
     Its conservative term is `initial_alpha · conservative_weight · (gap - alpha_threshold)`; the
     threshold is a constant without influence on the gradient once α is fixed.
     """
+    import d3rlpy
 
-    def config(encoder: object) -> object:
-        import d3rlpy
-
-        return d3rlpy.algos.CalQLConfig(
-            actor_learning_rate=1e-4,
-            critic_learning_rate=3e-4,
-            temp_learning_rate=1e-4,
-            alpha_learning_rate=0.0,
-            actor_encoder_factory=encoder,
-            critic_encoder_factory=encoder,
-            batch_size=BATCH,
-            gamma=DISCOUNT,
-            tau=POLYAK,
-            n_critics=2,
-            initial_alpha=1.0,
-            conservative_weight=10.0,
-            alpha_threshold=0.0,
-            n_action_samples=10,
-        )
-
-    return _d3rlpy_run(config)
+    return d3rlpy.algos.CalQLConfig(
+        actor_learning_rate=1e-4,
+        critic_learning_rate=3e-4,
+        temp_learning_rate=1e-4,
+        alpha_learning_rate=0.0,
+        actor_encoder_factory=encoder,
+        critic_encoder_factory=encoder,
+        batch_size=BATCH,
+        gamma=DISCOUNT,
+        tau=POLYAK,
+        n_critics=2,
+        initial_alpha=1.0,
+        conservative_weight=10.0,
+        alpha_threshold=0.0,
+        n_action_samples=10,
+    )
 
 
 def eager_stratdiff() -> Run:
@@ -143,7 +137,7 @@ def eager_stratdiff() -> Run:
 
 
 CASES: dict[str, Callable[[], Run]] = {
-    "d3rlpy iql": d3rlpy_iql,
-    "d3rlpy calql": d3rlpy_calql,
+    "d3rlpy iql": functools.partial(_d3rlpy_run, iql_config),
+    "d3rlpy calql": functools.partial(_d3rlpy_run, calql_config),
     "eager stratdiff iql guided": eager_stratdiff,
 }

@@ -70,7 +70,7 @@ def test_options_of_the_variant_win_over_the_task_s_and_the_common_ones(tmp_path
         ("[tasks.a]\ndataset='x'\n[variants.b]\ntasks=['c']", "list of names of tasks"),
         ("[tasks.a]\ndataset='x'\n[variants.b]\nrhoo=1", "a/b: the options given: unknown option"),
         ("[tasks.a]\ndataset='x'\n[variants.b]\nrho=2", "a/b: the options given: --rho is 2.0"),
-        ("[tasks.a]\ndataset='x'\n[variants.b]\npreset='demo'", "a/b: preset"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\npreset='demo'", "a/b: preset must stand"),
     ],
 )
 def test_a_wrong_spec_is_one_sentence(tmp_path, text, said):

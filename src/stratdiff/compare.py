@@ -93,14 +93,14 @@ def read_spec(path: str | Path) -> list[Cell]:
             if task not in tasks:
                 continue
             options = _merged(common, of_task, own)
+            if "preset" in options:
+                raise fail(f"{task}/{variant}: preset must stand at the top of the file.")
             if "seeds" in spec:
                 options.setdefault("seeds", spec["seeds"])
             try:
                 config = make_config(spec.get("preset", "paper"), **options)
             except UserError as error:
                 raise fail(f"{task}/{variant}: {error}") from error
-            except TypeError as error:  # a key such as "preset" within the options
-                raise fail(f"{task}/{variant}: an option has a wrong name: {error}.") from error
             cells.append(Cell(task, variant, config))
     return cells
 

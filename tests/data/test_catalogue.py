@@ -78,7 +78,7 @@ def test_some_entries_by_hand():
 
 def test_made_and_minari_names():
     made = of_source("stratdiff")
-    assert len(made) == 24
+    assert len(made) == 27
     entry = made["stratdiff/walker2d-full-replay"]
     assert (entry.env_id, entry.horizon) == ("Walker2d-v4", 1000)
     assert entry.reference_returns == (1.629008, 4592.3)
@@ -99,7 +99,7 @@ def test_made_and_minari_names():
 
 def test_names_are_unique_and_carry_their_source():
     names = [entry.name for entry in catalogue.entries()]
-    assert len(names) == len(set(names)) == 148 + 24 + 41
+    assert len(names) == len(set(names)) == 148 + 27 + 41
     for entry in catalogue.entries():
         assert entry.name.startswith(f"{entry.source}/")
         assert catalogue.find(entry.name) is entry

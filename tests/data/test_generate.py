@@ -32,7 +32,7 @@ def arrays(path, keys=KEYS):
 
 def test_names_and_sizes_are_d4rls():
     sizes = {name.removeprefix("stratdiff/"): r.rows for name, r in generate.RECIPES.items()}
-    assert len(sizes) == 24
+    assert len(sizes) == 27
     assert sizes["halfcheetah-medium-replay"] == 202_000
     assert sizes["hopper-medium-replay"] == 402_000
     assert sizes["walker2d-medium-replay"] == 302_000
@@ -143,6 +143,18 @@ def test_medium_expert_is_both(cache):
     cut = np.flatnonzero(medium["terminals"] + medium["timeouts"])[-1] + 1
     for key in both:
         np.testing.assert_array_equal(both[key], np.concatenate([medium[key][:cut], expert[key]]))
+
+
+def test_mixed_is_all_three(cache):
+    mixed = arrays(generate.make("stratdiff/hopper-mixed", 3 * ROWS + 1))
+    parts = [
+        arrays(generate.make(f"stratdiff/hopper-{v}", n))
+        for v, n in (("random", ROWS), ("medium", ROWS), ("expert", ROWS + 1))
+    ]
+    cuts = [np.flatnonzero(p["terminals"] + p["timeouts"])[-1] + 1 for p in parts[:2]] + [ROWS + 1]
+    for key in mixed:
+        whole = np.concatenate([p[key][:cut] for p, cut in zip(parts, cuts, strict=True)])
+        np.testing.assert_array_equal(mixed[key], whole)
 
 
 def test_replay_goes_up_the_ladder(cache):

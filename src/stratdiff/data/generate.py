@@ -42,7 +42,9 @@ _TOGETHER = 8
 _ENVIRONMENTS = {"halfcheetah": "HalfCheetah-v4", "hopper": "Hopper-v4", "walker2d": "Walker2d-v4"}
 # Rows of D4RL's v2 sets.
 _REPLAY_ROWS = {"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000}
+# D4RL's own variants; `mixed` is ours.
 VARIANTS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
+_STITCHED = {"medium-expert": ("medium", "expert"), "mixed": ("random", "medium", "expert")}
 _ANTMAZE = {
     "umaze": "umaze",
     "umaze-diverse": "umaze",
@@ -71,8 +73,12 @@ class Recipe:
 
 def _recipes() -> Iterator[Recipe]:
     for family, env_id in _ENVIRONMENTS.items():
-        for variant in VARIANTS:
-            rows = {"medium-replay": _REPLAY_ROWS[family], "medium-expert": 2_000_000}
+        for variant in (*VARIANTS, "mixed"):
+            rows = {
+                "medium-replay": _REPLAY_ROWS[family],
+                "medium-expert": 2_000_000,
+                "mixed": 300_000,
+            }
             name = f"{family}-{variant}"
             yield Recipe(name, env_id, family, variant, rows.get(variant, 1_000_000))
     for variant, maze in _ANTMAZE.items():
@@ -157,7 +163,7 @@ def _make(
 ) -> None:
     """Write the set into `path`."""
     work = path.with_suffix(".parts")
-    if recipe.variant == "medium-expert":
+    if recipe.variant in _STITCHED:
         arrays = _stitch(recipe, size, seed, progress, jobs)
     else:
         work.mkdir(exist_ok=True)
@@ -171,9 +177,11 @@ def _make(
 
 
 def _stitch(recipe: Recipe, size: int, seed: int, progress: Progress | None, jobs: int) -> Arrays:
-    """Half a medium set, cut after its last complete episode, then half an expert set."""
+    """Equal parts of sets of one policy each; but the last, cut after their last whole episodes."""
+    levels = _STITCHED[recipe.variant]
     parts, before = [], 0
-    for level, rows in (("medium", size // 2), ("expert", size - size // 2)):
+    for i, level in enumerate(levels):
+        rows = size // len(levels) if i + 1 < len(levels) else size - before
 
         def tell(done: int, _: int, before: int = before) -> None:
             if progress is not None:
@@ -182,11 +190,13 @@ def _stitch(recipe: Recipe, size: int, seed: int, progress: Progress | None, job
         path = make(f"stratdiff/{recipe.family}-{level}", rows, seed, tell, jobs)
         part = d4rl.read_arrays(path, _KEYS)
         part |= {key: part[key] > 0.5 for key in _FLAGS}
-        parts.append(part)
         before += rows
-    last = np.flatnonzero(parts[0]["terminals"] | parts[0]["timeouts"])
-    stop = last[-1] + 1 if len(last) else len(parts[0]["rewards"])
-    return {key: np.concatenate([parts[0][key][:stop], parts[1][key]]) for key in _KEYS}
+        if i + 1 < len(levels):
+            last = np.flatnonzero(part["terminals"] | part["timeouts"])
+            stop = last[-1] + 1 if len(last) else rows
+            part = {key: value[:stop] for key, value in part.items()}
+        parts.append(part)
+    return {key: np.concatenate([part[key] for part in parts]) for key in _KEYS}
 
 
 def _cores() -> int:
