@@ -195,3 +195,11 @@ def merged(options):
         key: conftest.TINY[key] | value if isinstance(value, dict) else value
         for key, value in options.items()
     }
+
+
+@pytest.mark.parametrize("path", sorted((conftest.TESTS.parent / "experiments").glob("*.toml")))
+def test_the_experiments_of_the_repository_can_be_read(path):
+    cells = read_spec(path)
+    assert len({cell.name for cell in cells}) == len(cells) > 4
+    plain = [c for c in cells if c.config.method == "base" and c.config.base != "sac"]
+    assert {c.config.base for c in cells} - {"sac"} == {c.config.base for c in plain}

@@ -175,7 +175,7 @@ def _report(args: list[str]) -> int:
         print(f"left out: {missing.path}: {missing.reason}.", file=sys.stderr)
     table = Table(title="score, mean over the seeds")
     for column in ("task", "base", "variant"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for column in ("before", "after", "over base [95 %]"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in short_rows(runs):

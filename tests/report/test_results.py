@@ -43,6 +43,16 @@ def test_a_run_is_what_its_files_say(tmp_path):
     assert np.isfinite(run.diagnostics["alignment_auc"][-1]).all()
 
 
+def test_the_base_in_front_of_a_variant_s_name_is_dropped(tmp_path):
+    for base in ("iql", "calql"):
+        for method in ("base", "random"):
+            write_run(tmp_path / "task" / f"{base}-{method}", base=base, method=method)
+    runs, _ = read(tmp_path)
+    assert [(r.base, r.variant) for r in runs] == [
+        (base, method) for base in ("iql", "calql") for method in ("base", "random")
+    ]
+
+
 @pytest.mark.parametrize(
     ("breaking", "reason"),
     [

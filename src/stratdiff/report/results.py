@@ -182,7 +182,8 @@ def _read_directory(directory: Path) -> Run:
         stamped = re.fullmatch(
             re.escape(f"{dataset}-{config['base']}-{config['method']}-") + r"\d{8}-\d{6}", name
         )
-        variant = config["method"] if stamped else name
+        # `iql-random` and `calql-random` are one variant of two bases.
+        variant = config["method"] if stamped else name.removeprefix(f"{config['base']}-") or name
         compact = _compact(config, summary, records) | {"variant": variant}
         parents = directory.resolve().parts[-2:0:-1]
         return _from_compact(compact, (name, *parents) if stamped else parents)
