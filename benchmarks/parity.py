@@ -129,7 +129,7 @@ def _theirs_one(config: Config, seed: int) -> dict[int, float]:
     for step in range(1, config.offline_steps + 1):
         algo.update(dataset.sample_transition_batch(config.batch_size))
         if step % config.offline_eval_interval == 0:
-            returns = evaluator(Greedy())  # type: ignore[arg-type]
+            returns = evaluator(Greedy())
             curve[step] = float(np.mean([task.score(float(r)) for r in returns[0]]))
     evaluator.close()
     return curve

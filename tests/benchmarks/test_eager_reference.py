@@ -1,13 +1,8 @@
 """The eager PyTorch peer computes what our JAX code computes, from the same weights and noise."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 torch = pytest.importorskip("torch")
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import equinox as eqx
 import jax

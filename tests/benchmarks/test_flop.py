@@ -1,12 +1,7 @@
 """The arithmetic that the benchmarks divide by, counted by hand."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import flop
 from stratdiff.networks import MLP

@@ -1,14 +1,8 @@
 """Ratios of update times within one machine and run; absolute times would say nothing."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import pytest
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
 
 from benchmarks import flop
 from benchmarks.bench import MATMUL, MATMUL_BF16, limit, named, rate

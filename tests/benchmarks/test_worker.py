@@ -1,16 +1,14 @@
 """Timing by workers, on cases of known length."""
 
 import os
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
 from benchmarks.worker import Timing, Worker, ratio, take_turns
+
+ROOT = Path(__file__).parents[2]
 
 
 def _sleep(seconds=0.004):

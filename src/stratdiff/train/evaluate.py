@@ -1,10 +1,20 @@
 """Episodes of a policy in its environment."""
 
+from typing import Protocol, runtime_checkable
+
 import numpy as np
 from jaxtyping import Float
 
-from stratdiff.policy import Policy
 from stratdiff.tasks import Task, make_env
+
+
+@runtime_checkable
+class Deterministic(Protocol):
+    """What acts: `stratdiff.Policy`, or another library's policy in the benchmarks."""
+
+    def mode(self, obs: Float[np.ndarray, "seeds episodes obs"]) -> np.ndarray:
+        """The actions [seeds, episodes, act] in these states."""
+        ...
 
 
 def episode_seed(seed: int, purpose: int, episode: int) -> int:
@@ -19,7 +29,7 @@ class Evaluator:
         self.task, self.seeds, self.episodes = task, seeds, episodes
         self._envs = [[make_env(task.env_id) for _ in range(episodes)] for _ in seeds]
 
-    def __call__(self, policy: Policy) -> Float[np.ndarray, "seeds episodes"]:
+    def __call__(self, policy: Deterministic) -> Float[np.ndarray, "seeds episodes"]:
         """Undiscounted return of every episode, deterministic actions.
 
         Episode e of seed s always starts in the same state, so evaluations are paired.
