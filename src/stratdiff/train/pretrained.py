@@ -11,28 +11,38 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 from safetensors.numpy import load_file, save_file
 
-from stratdiff.config import Config
+from stratdiff.config import Base, Config
 from stratdiff.data.lock import locked
 
 # The part of the training state that each phase trains.
 PART = {"base": "agent", "behaviour": "behaviour", "energy": "energy"}
-_BASE = ("base", "recipe", "reward_scale", "batch_size", "offline_steps", "offline_eval_interval")
-_BEHAVIOUR = ("behaviour", "behaviour_steps")
+# Options that no offline phase reads, and those that a phase does not. All others are in its key,
+# so an option that is new makes it a phase of its own.
+_ONLINE = {
+    *("method", "alignment", "rho", "guidance_scale", "online_steps", "utd", "eval_interval"),
+    *("offline_fraction", "online_warmup", "checkpoint_seconds", "save_policies"),
+}
+_OF_BASE = {
+    *("base", "offline_steps", "offline_eval_interval", "eval_episodes", "batch_size"),
+    *("reward_scale", *get_args(Base)),
+}
+_OF_BEHAVIOUR = {"behaviour", "behaviour_steps"}
+_OF_ENERGY = {"energy", "energy_steps"}
+_IGNORED: dict[str, set[str]] = {
+    "base": _OF_BEHAVIOUR | _OF_ENERGY,
+    "behaviour": _OF_BASE | _OF_ENERGY,
+    "support": _OF_BASE | _OF_ENERGY,
+    "energy": set(),
+}
 # Options of the behaviour model that its training does not read, only what is drawn from it.
 _SAMPLING = ("solver_steps", "time_grid", "precision", "support_actions")
-_FIELDS = {
-    "base": (*_BASE, "eval_episodes"),
-    "behaviour": _BEHAVIOUR,
-    "support": _BEHAVIOUR,
-    "energy": (*_BASE, *_BEHAVIOUR, "energy", "energy_steps"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +64,18 @@ class Pretrained:
         self, folder: Path, config: Config, fingerprint: str, versions: dict[str, str]
     ) -> None:
         self._folder, self._config = folder, config
-        self._about = {"fingerprint": fingerprint, "versions": versions, "env": config.env}
+        self._about = {"fingerprint": fingerprint, "versions": versions}
 
     def folder(self, phase: str) -> Path:
         """Where the phase of this run stands or will stand: its key is in the name."""
         options = dataclasses.asdict(self._config)
-        fields = ("seeds", "log_interval", *_FIELDS[phase])
-        about = self._about | {name: options[name] for name in fields}
-        if phase in ("base", "energy"):
-            about["agent"] = options[self._config.base]
+        others = {base for base in get_args(Base) if base != self._config.base}
+        for name in _ONLINE | _IGNORED[phase] | others:
+            del options[name]
         if phase == "behaviour":
-            about[phase] = {k: v for k, v in options[phase].items() if k not in _SAMPLING}
+            for name in _SAMPLING:
+                del options[phase][name]
+        about = self._about | options
         text = json.dumps(about, sort_keys=True)
         return self._folder / f"{phase}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
