@@ -65,12 +65,25 @@ def test_options_of_the_variant_win_over_the_task_s_and_the_common_ones(tmp_path
         ("[tasks.a]\n[variants.b]", "[tasks.a] has no dataset"),
         ("[tasks.'a/..']\ndataset='x'\n[variants.b]", "names a folder"),
         ("[tasks.a]\ndataset='x'\n[variants.pretrained]", "names a folder"),
-        ("[tasks.a]\ndataset='x'\n[variants]\nb = 3", "must be a table"),
+        ("[tasks.a]\ndataset='x'\n[variants]\nb = 3", "give a table [variants.NAME] for each"),
+        ("variants = ['b']\n[tasks.a]\ndataset='x'", "give a table [variants.NAME] for each"),
         ("options = 3\n[tasks.a]\ndataset='x'\n[variants.b]", "must be a table [options]"),
         ("[tasks.a]\ndataset='x'\n[variants.b]\ntasks=['c']", "list of names of tasks"),
-        ("[tasks.a]\ndataset='x'\n[variants.b]\nrhoo=1", "a/b: the options given: unknown option"),
-        ("[tasks.a]\ndataset='x'\n[variants.b]\nrho=2", "a/b: the options given: --rho is 2.0"),
-        ("[tasks.a]\ndataset='x'\n[variants.b]\npreset='demo'", "a/b: preset must stand"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\ntasks=[['a']]", "list of names of tasks"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\ntasks=[]", "no cell is left"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\nrhoo=1", "a/b: unknown option 'rhoo'"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\nrho=2", "a/b: --rho is 2.0"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\nrho=true", "a/b: --rho is True; it must be a num"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\niql=5", "a/b: iql is 5; it must be a table"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\npreset='demo'", "variants.b.preset must stand"),
+        ("[tasks.a]\ndataset='x'\n[variants.b]\ndataset='y'", "variants.b.dataset must stand"),
+        ("[tasks.a]\ndataset='x'\n[variants.b-0.3]\nrho=0.3", '[variants."b-0.3"]'),
+        ("[tasks.a]\ndataset='x'\n[variants.b]", "a/b: unknown data set 'x'"),
+        ("[tasks.a]\ndataset='x.hdf5'\n[variants.b]", "a/b: data file 'x.hdf5' does not exist"),
+        ("[tasks.a]\ndataset='/'\n[variants.b]", "a/b: data file '/' is a folder"),
+        ("seeds=3\n[tasks.a]\ndataset='x'\n[variants.b]", "list of whole numbers"),
+        ("seeds=[true]\n[tasks.a]\ndataset='x'\n[variants.b]", "list of whole numbers"),
+        ("seeds={a=1}\n[tasks.a]\ndataset='x'\n[variants.b]", "list of whole numbers"),
     ],
 )
 def test_a_wrong_spec_is_one_sentence(tmp_path, text, said):
@@ -119,7 +132,7 @@ def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path):
     assert list(failed) == ["point/wild"] and "became NaN or infinite" in failed["point/wild"]
     for name in ("base", "guided", "support"):
         assert (out / "point" / name / "summary.json").is_file()
-    assert len(said) == 5 and said[0] == "4 cells: 0 done before"
+    assert len(said) == 5 and said[0] == "4 cells: 0 done before, 0 that cannot be run"
 
     # A cell ends as a run of its own does, though it took phases over from other cells.
     guided = next(c for c in cells if c.variant == "guided").config
@@ -134,7 +147,7 @@ def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path):
     # Done is skipped, cut off goes on, other options are refused.
     before = (out / "point/base/summary.json").stat().st_mtime_ns
     shutil.copy(out / "point/support/summary.json", tmp_path / "kept.json")
-    (out / "point/support/summary.json").unlink()
+    (out / "point/support/summary.json").write_text("")
     changed = [
         dataclasses.replace(c, config=dataclasses.replace(c.config, rho=0.3))
         if c.variant == "guided"
@@ -149,7 +162,28 @@ def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path):
     again = json.loads((out / "point/support/summary.json").read_text())
     kept = json.loads((tmp_path / "kept.json").read_text())
     assert again["parameters_sha256"] == kept["parameters_sha256"]
-    assert "3 cells: 1 done before" in said
+    assert "3 cells: 1 done before, 1 that cannot be run" in said
+
+
+def test_a_damaged_phase_is_trained_again_and_a_broken_cell_is_named(spec, tmp_path):
+    cells, out = [c for c in read_spec(spec) if c.variant == "base"], tmp_path / "out"
+    assert compare(cells, out, say=lambda _: None) == {}
+    first = json.loads((out / "point/base/summary.json").read_text())
+    shutil.rmtree(out / "point")
+    (phase,) = (p for p in (out / "pretrained").iterdir() if p.is_dir())
+    (phase / "arrays.safetensors").write_bytes(b"cut")
+    assert compare(cells, out, say=lambda _: None) == {}
+    again = json.loads((out / "point/base/summary.json").read_text())
+    assert again["parameters_sha256"] == first["parameters_sha256"]
+    (out / "point/base/config.json").write_text("{")
+    failed = compare(cells, out, say=lambda _: None)
+    assert "could not be read as JSON" in failed["point/base"] and "Remove" in failed["point/base"]
+
+
+def test_an_out_that_cannot_be_made_is_named(spec, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--out is '.*file'"):
+        compare(read_spec(spec), tmp_path / "file", say=lambda _: None)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The `stratdiff` command."""
 
 import dataclasses
+import signal
 import sys
 import time
 from pathlib import Path
@@ -159,10 +160,14 @@ def _compare(args: list[str]) -> int:
 
     parsed = _parse(_Compare, args)
     out = Path(parsed.out or f"runs/{Path(parsed.spec).stem}")
-    failed = compare(read_spec(parsed.spec), out, parsed.ray)
+    cells = read_spec(parsed.spec)
+    # Otherwise the run in progress would go on without its parent.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    failed = compare(cells, out, parsed.ray)
     for name, reason in failed.items():
         print(f"error: {name}: {reason}", file=sys.stderr)
-    print(f"the runs: {out}/; a page of them: stratdiff report {out}")
+    if len(failed) < len(cells):
+        print(f"the runs: {out}/; a page of them: stratdiff report {out}")
     return 1 if failed else 0
 
 

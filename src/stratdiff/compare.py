@@ -11,11 +11,13 @@ import re
 import subprocess
 import sys
 import tomllib
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from stratdiff.config import Config, make_config, read_config
+from stratdiff.data.sources import check
 from stratdiff.errors import UserError, nearest
 from stratdiff.train.run import resume, train
 
@@ -54,7 +56,7 @@ def read_spec(path: str | Path) -> list[Cell]:
         spec = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"experiment file {str(path)!r} does not exist.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"experiment file {str(path)!r} could not be read as TOML: {error}."
         ) from error
@@ -66,16 +68,17 @@ def read_spec(path: str | Path) -> list[Cell]:
         if key not in _KEYS:
             raise fail(f"unknown key {key!r}; nearest: {nearest(key, _KEYS)}.")
     for table in ("tasks", "variants"):
-        named = spec.get(table)
-        if not isinstance(named, dict) or not named:
+        named = spec.get(table, {})
+        if not isinstance(named, dict) or not all(isinstance(x, dict) for x in named.values()):
+            raise fail(f"{table} is {named!r}; give a table [{table}.NAME] for each.")
+        if not named:
             raise fail(f"no [{table}.NAME] was found; give one or more.")
-        for name, options in named.items():
-            if not _NAME.fullmatch(name) or name == "pretrained":
+        for name in named:
+            if name == "pretrained" or not _NAME.fullmatch(name):
                 raise fail(
-                    f"[{table}.{name}] names a folder; use letters, digits and . _ = + - only."
+                    f"[{table}.{name}] names a folder; use letters, digits and . _ = + - only, and "
+                    "not 'pretrained'."
                 )
-            if not isinstance(options, dict):
-                raise fail(f"{table}.{name} is {options!r}; it must be a table [{table}.{name}].")
     common = spec.get("options", {})
     if not isinstance(common, dict):
         raise fail(f"options is {common!r}; it must be a table [options].")
@@ -86,10 +89,19 @@ def read_spec(path: str | Path) -> list[Cell]:
         for variant, of_variant in spec["variants"].items():
             own = dict(of_variant)
             tasks = own.pop("tasks", list(spec["tasks"]))
-            if not isinstance(tasks, list) or not set(tasks) <= set(spec["tasks"]):
+            if not isinstance(tasks, list) or any(t not in list(spec["tasks"]) for t in tasks):
                 raise fail(
                     f"variants.{variant}.tasks is {tasks!r}; it must be a list of names of tasks."
                 )
+            for key in own:
+                if key in ("preset", "dataset"):
+                    where = "at the top of the file" if key == "preset" else "in a task"
+                    raise fail(f"variants.{variant}.{key} must stand {where}.")
+                if key[0].isdigit():
+                    raise fail(
+                        f"[variants.{variant}.{key}] is a table within a table; a name with a dot "
+                        f'needs quotes: [variants."{variant}.{key}"].'
+                    )
             if task not in tasks:
                 continue
             options = _merged(common, of_task, own)
@@ -99,9 +111,13 @@ def read_spec(path: str | Path) -> list[Cell]:
                 options.setdefault("seeds", spec["seeds"])
             try:
                 config = make_config(spec.get("preset", "paper"), **options)
+                check(config.dataset, config.env)
             except UserError as error:
-                raise fail(f"{task}/{variant}: {error}") from error
+                said = str(error).removeprefix("the options given: ")
+                raise fail(f"{task}/{variant}: {said}") from error
             cells.append(Cell(task, variant, config))
+    if not cells:
+        raise fail("no cell is left: every variant's `tasks` is empty.")
     return cells
 
 
@@ -130,18 +146,21 @@ def compare(
     """
     out = Path(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        (out / "pretrained").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out is {str(out)!r}, which cannot be made: {error}.") from error
+        raise UserError(
+            f"--out is {str(out)!r}, where no folder can be made ({error.strerror}); give another."
+        ) from error
     failed: dict[str, str] = {}
     waiting = []
     for cell in cells:
         state, reason = _state(cell, out / cell.name)
         if state == "other":
             failed[cell.name] = reason
-        elif state != "done":
+        elif state == "open":
             waiting.append(cell)
-    say(f"{len(cells)} cells: {len(cells) - len(waiting) - len(failed)} done before")
+    done = len(cells) - len(waiting) - len(failed)
+    say(f"{len(cells)} cells: {done} done before, {len(failed)} that cannot be run")
     finished = _with_ray(waiting, out) if ray else ((c, _run_apart(c, out)) for c in waiting)
     for i, (cell, wrong) in enumerate(finished, 1):
         if wrong:
@@ -151,10 +170,14 @@ def compare(
 
 
 def _state(cell: Cell, directory: Path) -> tuple[str, str]:
-    """("new", "cut", "done" or "other": a run of other options, how it differs)."""
-    if not (directory / "config.json").is_file():
-        return "new", ""
-    found = read_config(directory / "config.json")
+    """("open", "done" or "other": it cannot be run, why)."""
+    path = directory / "config.json"
+    if not path.exists():
+        return "open", ""
+    try:
+        found = read_config(path)
+    except UserError as error:
+        return "other", f"{error} Remove {str(directory)!r} to train that cell anew."
     wanted = cell.config
     if not wanted.env:  # the run wrote down the one that its data names
         wanted = dataclasses.replace(wanted, env=found.env)
@@ -165,7 +188,16 @@ def _state(cell: Cell, directory: Path) -> tuple[str, str]:
             f"{str(directory)!r} holds a run with {key} {a[key]!r}, the experiment asks for "
             f"{b[key]!r}; give another --out, or remove that run."
         )
-    return ("done" if (directory / "summary.json").is_file() else "cut"), ""
+    return ("done" if _summary(directory) else "open"), ""
+
+
+def _summary(directory: Path) -> dict[str, Any]:
+    """A finished run's summary.json; empty where it cannot be read, and so is made again."""
+    try:
+        found = json.loads((directory / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -177,7 +209,7 @@ def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _result(directory: Path) -> str:
-    summary = json.loads((directory / "summary.json").read_text())
+    summary = _summary(directory)
     minutes = sum(summary["seconds"].values()) / 60
     scores = {when: found["mean"] for when, found in summary["score"].items()}
     text = " -> ".join(f"{score:.1f}" for score in scores.values())
@@ -198,7 +230,7 @@ def _run_apart(cell: Cell, out: Path, cores: int | None = None) -> str:
     if done.returncode == 0:
         return ""
     said = done.stdout.strip().splitlines()
-    return said[-1] if said else f"its process ended with {done.returncode}, as said above"
+    return " ".join(said) or f"its process ended with {done.returncode}"
 
 
 def _with_ray(cells: list[Cell], out: Path) -> Iterator[tuple[Cell, str]]:
@@ -230,6 +262,8 @@ def _with_ray(cells: list[Cell], out: Path) -> Iterator[tuple[Cell, str]]:
 
 def _job() -> int:
     """The process of one cell: the job is on standard input, what went wrong on standard output."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what an environment prints is no answer
     name, out, options = json.loads(sys.stdin.read())
     directory, pretrained = Path(out) / name, Path(out) / "pretrained"
     try:
@@ -238,9 +272,16 @@ def _job() -> int:
         else:
             train(make_config(**options), directory, pretrained=pretrained)
     except UserError as error:
-        print(error)
-        return 2
-    return 0
+        print(error, file=answers)
+    except KeyboardInterrupt:
+        print("interrupted", file=answers)
+    except Exception as error:  # the other cells go on
+        traceback.print_exc()
+        print(f"{type(error).__name__}: {error}", file=answers)
+    else:
+        return 0
+    answers.flush()
+    return 2
 
 
 if __name__ == "__main__":

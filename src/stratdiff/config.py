@@ -288,10 +288,15 @@ def _coerce(kind: Any, value: Any, name: str = "") -> Any:
     if get_origin(kind) is Literal and value not in get_args(kind):
         choices = ", ".join(get_args(kind))
         raise UserError(f"--{name} is {value!r}; it must be one of {choices}")
-    if get_origin(kind) is tuple and isinstance(value, list):
+    if dataclasses.is_dataclass(kind) and not isinstance(value, dict):
+        raise UserError(f"{name or 'config'} is {value!r}; it must be a table of options")
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple) or any(type(x) is not int for x in value):
+            raise UserError(f"--{name} is {value!r}; it must be a list of whole numbers")
         return tuple(value)
-    if get_origin(kind) is tuple and isinstance(value, str):
-        raise UserError(f"--{name} is {value!r}; it must be a list of numbers")
     if kind is float and type(value) is int:
         return float(value)
+    if kind in (int, float) and (isinstance(value, bool) or not isinstance(value, kind)):
+        what = "whole number" if kind is int else "number"
+        raise UserError(f"--{name} is {value!r}; it must be a {what}")
     return value

@@ -66,6 +66,7 @@ def test_the_base_in_front_of_a_variant_s_name_is_dropped(tmp_path):
         (lambda d: (d / "metrics.jsonl").unlink(), "metrics.jsonl is not complete (nothing"),
         (lambda d: (d / "metrics.jsonl").write_bytes(b"\xff\xfe"), "metrics.jsonl could not"),
         (lambda d: (d / "metrics.jsonl").write_text('{"a": 3}\n'), "not of a run's form"),
+        (lambda d: _repeat(d), "steps go back"),
         (lambda d: _cut(d), "metrics.jsonl is not complete (online step 5000 of 10000)"),
         (lambda d: _swap(d, '"score": [', '"score": ["x", '), "expected lists of 3 numbers"),
         (lambda d: _swap(d, '"step": 1000,', '"step": "1000",'), "steps must be whole numbers"),
@@ -79,6 +80,11 @@ def test_what_is_broken_is_named_and_left_out(tmp_path, breaking, reason):
     assert [r.variant for r in runs] == ["good"]
     assert [x.path for x in left_out] == [str(bad)]
     assert reason in left_out[0].reason
+
+
+def _repeat(directory):
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    (directory / "metrics.jsonl").write_text("\n".join([*lines[:-1], *lines[-2:]]) + "\n")
 
 
 def _cut(directory):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 
 import stratdiff
 from stratdiff.config import make_config
+from stratdiff.data import d4rl
 from stratdiff.errors import TrainingDiverged, UserError
+from stratdiff.train import run as run_module
 from stratdiff.train.track import Reporter, read_metrics
 
 TESTS = Path(__file__).parents[1]
@@ -167,14 +170,12 @@ def test_resuming_a_finished_run_changes_nothing(small_run):
 
 def test_an_output_directory_with_a_run_in_it_is_left_alone(small_run, tiny):
     before = (small_run.directory / "summary.json").read_bytes()
-    with pytest.raises(UserError, match=r"already holds something.*resume"):
+    with pytest.raises(UserError, match=r"already holds a run.*resume"):
         stratdiff.train(tiny(), small_run.directory)
     assert (small_run.directory / "summary.json").read_bytes() == before
 
 
 def test_resume_of_another_versions_checkpoint_says_so(small_run, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(small_run.directory, copy)
     for meta in copy.glob("checkpoints/*/meta/metadata"):
@@ -184,8 +185,6 @@ def test_resume_of_another_versions_checkpoint_says_so(small_run, tmp_path):
 
 
 def test_resume_with_a_changed_config_says_so(small_run, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(small_run.directory, copy)
     text = (copy / "config.json").read_text()
@@ -276,3 +275,45 @@ def test_no_complete_trajectory_for_calql(tiny, tmp_path):
         stratdiff.train(tiny(base="calql", **options), tmp_path / "run", reporter=QUIET)
     with pytest.raises(UserError, match=r"rewards cannot be scaled.*--reward-scale"):
         stratdiff.train(tiny(dataset=str(path)), tmp_path / "run", reporter=QUIET)
+
+
+def test_two_processes_do_not_train_one_run(small_run):
+    with run_module._alone(small_run.directory), pytest.raises(UserError, match="another process"):
+        stratdiff.resume(small_run.directory, reporter=QUIET)
+
+
+def test_resuming_with_other_data_is_refused(small_run, tmp_path, data_file):
+    copy = tmp_path / "run"
+    shutil.copytree(small_run.directory, copy)
+    config = json.loads((copy / "config.json").read_text())
+    other = tmp_path / "other.hdf5"
+    d4rl.write(other, pointmass.make_arrays(episodes=20, seed=1), pointmass.ENV)
+    (copy / "config.json").write_text(json.dumps(config | {"dataset": str(other)}))
+    with pytest.raises(UserError, match=r"other\.hdf5.*is not the one that the run"):
+        stratdiff.resume(copy, reporter=QUIET)
+
+
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(small_run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(small_run.directory, copy)
+    older, newest = sorted(int(p.name) for p in (copy / "checkpoints").iterdir())
+    for path in (copy / f"checkpoints/{newest}/meta").iterdir():
+        path.write_bytes(b"")
+    again = stratdiff.resume(copy, reporter=QUIET)
+    assert again.summary["parameters_sha256"] == small_run.summary["parameters_sha256"]
+    assert without_time(copy) == without_time(small_run.directory)
+    assert (copy / f"damaged-checkpoint-{newest}").is_dir()
+    for path in (copy / f"checkpoints/{older}/meta").iterdir():
+        path.write_bytes(b"")
+    for path in (copy / f"checkpoints/{newest}/meta").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="no checkpoint that can be read"):
+        stratdiff.resume(copy, reporter=QUIET)
+
+
+def test_a_log_that_lost_points_is_named(small_run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(small_run.directory, copy)
+    (copy / "metrics.jsonl").write_bytes(b"")
+    with pytest.raises(UserError, match=r"metrics\.jsonl' has 0 bytes"):
+        stratdiff.resume(copy, reporter=QUIET)

@@ -13,7 +13,29 @@ Progress = Callable[[int, int], None]
 
 def is_file(name: str) -> bool:
     """Whether the user means a file, not a name of the catalogue."""
-    return Path(name).suffix in (".hdf5", ".h5") or Path(name).exists()
+    try:
+        return Path(name).suffix in (".hdf5", ".h5") or Path(name).exists()
+    except OSError:  # a name too long for a path
+        return False
+
+
+def check(name: str, env: str = "") -> None:
+    """Find what would keep a data set from being trained on, without loading it.
+
+    Raises:
+        UserError: nothing of that name, a file that cannot be read, or no environment is known.
+    """
+    if not is_file(name):
+        catalogue.find(name)
+    elif Path(name).is_dir():
+        raise UserError(f"data file {name!r} is a folder; give an HDF5 file in D4RL's format.")
+    else:
+        d4rl.read_attributes(name)
+    env = env or environment_of(name) or ""
+    if env:
+        find_task(env)
+    elif is_file(name):
+        raise UserError(f"data file {name!r} does not name its environment; give it as `env`.")
 
 
 def load_dataset(name: str, env: str = "", progress: Progress | None = None) -> Dataset:

@@ -269,6 +269,8 @@ def _series(data: dict[str, Any], n: int, keys: Iterable[str]) -> Series:
     steps = data["step"]
     if not isinstance(steps, list) or any(type(s) is not int for s in steps):
         raise ValueError("steps must be whole numbers")
+    if any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
+        raise ValueError("steps go back: two processes wrote the log")
     out = {"step": np.array(steps, int)} | {k: _per_seed(data[k], n) for k in keys}
     if any(len(values) != len(steps) for values in out.values()):
         raise ValueError("metrics and steps differ in length")

@@ -36,6 +36,8 @@ class Position:
     """Steps done of the current episode, by seed."""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     """Software that wrote the checkpoint."""
+    fingerprint: str = ""
+    """The data that the run was started with."""
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
@@ -48,6 +50,8 @@ class Checkpoints:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.damaged: list[Path] = []
+        """Checkpoints that `restore` could not read, where they were set aside."""
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
@@ -70,26 +74,39 @@ class Checkpoints:
         )
 
     def restore(self, template: PyTree) -> tuple[PyTree, Position] | None:
-        """The newest checkpoint, in the shape of `template`; None: there is none yet.
+        """The newest checkpoint that can be read, as `template`; None: there is none yet.
 
         Raises:
-            UserError: another version of the package or another config wrote it.
+            UserError: none can be read, or another version or another config wrote it.
         """
         where = f"run directory {str(self.directory.parent)!r}"
-        latest = self._manager.latest_step()
-        if latest is None:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
             return None
-        meta = self._manager.restore(latest, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        meta = dict(meta["meta"])
+        unreadable = []
+        for step in steps:
+            try:
+                meta, loaded = self._read(step)
+                break
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                unreadable.append((step, error))
+        else:
+            reason = str(unreadable[0][1]).strip("'\"").splitlines()[0]
+            raise UserError(
+                f"{where} has no checkpoint that can be read ({reason}); mend its folder "
+                "'checkpoints', or remove the run and train again."
+            ) from unreadable[0][1]
+        for step, _ in unreadable:
+            aside = self.directory.parent / f"damaged-checkpoint-{step}"
+            (self.directory / str(step)).rename(aside)
+            self.damaged.append(aside)
+            self._manager.reload()
         found = meta.pop("format", None)
         if found != FORMAT:
             raise UserError(
                 f"{where} has a checkpoint of format {found}, this version reads format {FORMAT}; "
                 f"resume it with the version that wrote it ({meta.get('versions')})."
             )
-        loaded = self._manager.restore(
-            latest, args=ocp.args.Composite(state=ocp.args.StandardRestore())
-        )["state"]
         wanted = _named(template)
         for name in wanted.keys() | loaded.keys():
             found, expected = (
@@ -104,6 +121,14 @@ class Checkpoints:
         _, structure = jax.tree_util.tree_flatten(template)
         leaves = [jax.numpy.array(loaded[name]) for name in wanted]
         return jax.tree_util.tree_unflatten(structure, leaves), Position(**meta)
+
+    def _read(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(what is not in the state, the state's arrays by name)."""
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        state = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        )
+        return dict(meta["meta"]), state["state"]
 
     def close(self) -> None:
         """Wait for what is being written."""

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import jax
 import numpy as np
 from jaxtyping import PyTree
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from stratdiff.config import Base, Config
@@ -86,19 +87,24 @@ class Pretrained:
             yield
 
     def load(self, phase: str, template: PyTree) -> tuple[PyTree, Phase] | None:
-        """(the part of the state, what the phase left); None: it was not trained yet."""
+        """(the part of the state, what the phase left); None: not there, or damaged."""
         folder = self.folder(phase)
-        if not folder.is_dir():
-            return None
-        about = json.loads((folder / "phase.json").read_text())
-        found = Phase(load_file(folder / "arrays.safetensors"), **about)
         paths, structure = jax.tree_util.tree_flatten_with_path(template)
-        leaves = [jax.numpy.array(found.arrays[jax.tree_util.keystr(path)]) for path, _ in paths]
-        return jax.tree_util.tree_unflatten(structure, leaves), found
+        try:
+            about = json.loads((folder / "phase.json").read_text())
+            found = Phase(load_file(folder / "arrays.safetensors"), **about)
+            leaves = [found.arrays[jax.tree_util.keystr(path)] for path, _ in paths]
+        except (OSError, ValueError, TypeError, KeyError, SafetensorError):
+            shutil.rmtree(folder, ignore_errors=True)  # damaged; it will be trained again
+            return None
+        part = jax.tree_util.tree_unflatten(structure, map(jax.numpy.array, leaves))
+        return part, found
 
     def save(self, phase: str, part: PyTree, records: list[dict[str, Any]], seconds: float) -> None:
-        """Keep a finished phase."""
+        """Keep a finished phase, unless it is there: another run may have been first."""
         folder = self.folder(phase)
+        if folder.is_dir():
+            return
         partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

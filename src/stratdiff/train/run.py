@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -70,15 +72,24 @@ def train(
     """
     config.validate()
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise UserError(f"output directory {str(out)!r} is a file; give another --out.")
+    # What starts with a dot was left by a process that was killed.
+    there = [p for p in out.iterdir() if not p.name.startswith(".")] if out.exists() else []
+    if (out / "config.json").is_file():
         raise UserError(
-            f"output directory {str(out)!r} already holds something; give another --out, or go on "
-            f"with `stratdiff resume {out}` if it holds a run that was cut off."
+            f"output directory {str(out)!r} already holds a run; give another --out, or go on with "
+            f"`stratdiff resume {out}` if it was cut off."
+        )
+    if there:
+        raise UserError(
+            f"output directory {str(out)!r} already holds {there[0].name!r}, but no run; give "
+            "another --out, or empty it."
         )
     run = _Run(config, out, dataset, reporter or Reporter(), pretrained)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "config.json", run.config.to_json())
-    return run.execute()
+    with _alone(out):
+        write_text(out / "config.json", run.config.to_json())
+        return run.execute()
 
 
 def resume(
@@ -94,7 +105,31 @@ def resume(
     """
     directory = Path(directory)
     run = _Run(_run_config(directory), directory, dataset, reporter or Reporter(), pretrained)
-    return run.execute()
+    with _alone(directory):
+        return run.execute()
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """No other process trains in this directory meanwhile; it is made."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        folder = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(
+            f"output directory {str(directory)!r} cannot be made or read ({error.strerror}); give "
+            "another --out."
+        ) from error
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is training the run {str(directory)!r}; wait for it, or stop it."
+            ) from error
+        yield
+    finally:
+        os.close(folder)
 
 
 def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str, Any]:
@@ -192,7 +227,7 @@ class _Run:
         self.data = to_device(self.learner, dataset)
         self.mean, self.std = np.asarray(self.data.mean), np.asarray(self.data.std)
         self.support: Float[Array, "seeds n support act"] | None = None
-        self.position = Position(versions=versions())
+        self.position = Position(versions=versions(), fingerprint=dataset.fingerprint)
         self.pretrained: Pretrained | None = None
         if pretrained is not None:
             self.pretrained = Pretrained(
@@ -209,8 +244,17 @@ class _Run:
         self.state = self.learner.init(self.config.seeds)
         self.checkpoints = Checkpoints(self.directory / "checkpoints")
         found = self.checkpoints.restore(self.state)
+        for path in self.checkpoints.damaged:
+            self.reporter.say(f"warning: a checkpoint could not be read; it is kept as {path}.")
         if found is not None:
             self.state, position = found
+            if position.fingerprint not in ("", self.dataset.fingerprint):
+                raise UserError(
+                    f"data set {self.dataset.name!r} is not the one that the run "
+                    f"{str(self.directory)!r} was started with (fingerprint "
+                    f"{self.dataset.fingerprint}, then {position.fingerprint}); give the data "
+                    "back, or train anew."
+                )
             if position.versions != self.position.versions:
                 self.reporter.say(
                     f"warning: this run was written by {position.versions}; resumed with other "
@@ -312,7 +356,7 @@ class _Run:
         n = len(self.data.rows)
         shape = (len(c.seeds), n, c.behaviour.support_actions, self.task.action_dim)
         with self._turn("support"):
-            if path.is_file():
+            with contextlib.suppress(OSError, ValueError):  # not there, or damaged: drawn again
                 self.support = jnp.asarray(np.load(path, allow_pickle=False))
                 if self.support.shape == shape:
                     return

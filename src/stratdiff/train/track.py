@@ -21,12 +21,24 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from stratdiff.errors import UserError
+
 
 class MetricsLog:
     """metrics.jsonl: one JSON object a line, a line a log point."""
 
     def __init__(self, path: Path, keep_bytes: int) -> None:
-        """Open for appending; what is beyond `keep_bytes` was written after the checkpoint."""
+        """Open for appending; what is beyond `keep_bytes` was written after the checkpoint.
+
+        Raises:
+            UserError: the file is shorter than the checkpoint says.
+        """
+        found = path.stat().st_size if path.exists() else 0
+        if found < keep_bytes:
+            raise UserError(
+                f"{str(path)!r} has {found} bytes, its checkpoint was taken at {keep_bytes}: log "
+                "points were lost; put the file back, or remove the run and train again."
+            )
         self._file = path.open("ab")
         self._file.truncate(keep_bytes)
 
