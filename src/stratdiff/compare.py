@@ -247,7 +247,7 @@ def _with_ray(cells: list[Cell], out: Path) -> Iterator[tuple[Cell, str]]:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_run_apart)
         cores = None if gpus else 1
-        jobs = {run.remote(cell, out.absolute(), cores): cell for cell in cells}  # type: ignore
+        jobs = {run.remote(cell, out.absolute(), cores): cell for cell in cells}
         while jobs:
             ready, _ = ray.wait(list(jobs))
             for job in ready:
