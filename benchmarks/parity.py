@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from benchmarks.bench import RESULTS, about
 from stratdiff.compare import read_spec
 from stratdiff.config import Config
 from stratdiff.data.sources import load_dataset
+from stratdiff.networks import MLP
 from stratdiff.tasks import find_task
 from stratdiff.train.evaluate import Evaluator
 from stratdiff.train.run import train, write_text
@@ -51,13 +53,14 @@ def main() -> None:
         eval_episodes=20,
     )
     record: dict[str, Any] = {"about": about(), "cell": options.cell, "steps": steps, "curves": {}}
-    for name, side in (("stratdiff", ours), ("d3rlpy", theirs)):
+    sides = {"stratdiff": ours, "stratdiff, PyTorch's weights": ours_from_their_weights}
+    for name, side in (sides | {"d3rlpy": theirs}).items():
         start = time.perf_counter()
         record["curves"][name] = side(config)
         record[f"{name}_seconds"] = time.perf_counter() - start
         for step, scores in record["curves"][name].items():
             mean, spread = np.mean(scores), np.std(scores, ddof=1)
-            print(f"{name:<10} {step:>8,}  {mean:6.1f} ± {spread:.1f}  {scores}", flush=True)
+            print(f"{name:<28} {step:>8,}  {mean:6.1f} ± {spread:.1f}  {scores}", flush=True)
     variant = options.cell.split("/")[-1]
     write_text(RESULTS / f"parity-{variant}.json", json.dumps(record, indent=1) + "\n")
 
@@ -68,6 +71,17 @@ def ours(config: Config) -> Curve:
         result = train(config, Path(folder) / "run")
         records = read_metrics(result.directory / "metrics.jsonl")
     return {r["step"]: r["score"] for r in records if "score" in r}
+
+
+def ours_from_their_weights(config: Config) -> Curve:
+    """As `ours`, but all layers start as PyTorch's do, which d3rlpy leaves as they are."""
+    usual = MLP.__init__
+
+    def uniform(self: MLP, *sizes: Any, **options: Any) -> None:
+        usual(self, *sizes, **options | {"init": "uniform", "final_gain": 1.0})
+
+    with mock.patch.object(MLP, "__init__", uniform):
+        return ours(config)
 
 
 def theirs(config: Config) -> Curve:

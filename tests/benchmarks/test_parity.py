@@ -15,7 +15,7 @@ def test_both_sides_give_a_score_a_seed(tiny, base):
         base=base, method="base", seeds=[0, 1], offline_steps=20, offline_eval_interval=10,
         online_steps=0, log_interval=10,
     )  # fmt: skip
-    mine, theirs = parity.ours(config), parity.theirs(config)
+    mine, theirs = parity.ours_from_their_weights(config), parity.theirs(config)
     assert list(mine) == list(theirs) == [10, 20]
     for curve in (mine, theirs):
         assert np.isfinite(list(curve.values())).all()
