@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
+import time
 
 import conftest
 import pytest
 
 import stratdiff
 from stratdiff.compare import compare, read_spec
+from stratdiff.data.lock import alone
 from stratdiff.errors import UserError
 from stratdiff.train.pretrained import Pretrained
 from stratdiff.train.track import Reporter, read_metrics
@@ -126,12 +129,15 @@ def toml(name, table):
     return "\n".join(lines) + "\n"
 
 
-def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path):
+def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path, capfd):
     cells, out, said = read_spec(spec), tmp_path / "out", []
     failed = compare(cells, out, say=said.append)
     assert list(failed) == ["point/wild"] and "became NaN or infinite" in failed["point/wild"]
     for name in ("base", "guided", "support"):
         assert (out / "point" / name / "summary.json").is_file()
+    # `wild` has a base phase of its own, the other two take that of `base`; one behaviour model.
+    taken = [x.split()[0] for x in capfd.readouterr().err.splitlines() if "taken from" in x]
+    assert sorted(taken) == ["base", "base", "behaviour"]
     assert len(said) == 5 and said[0] == "4 cells: 0 done before, 0 that cannot be run"
 
     # A cell ends as a run of its own does, though it took phases over from other cells.
@@ -175,6 +181,7 @@ def test_a_damaged_phase_is_trained_again_and_a_broken_cell_is_named(spec, tmp_p
     assert compare(cells, out, say=lambda _: None) == {}
     again = json.loads((out / "point/base/summary.json").read_text())
     assert again["parameters_sha256"] == first["parameters_sha256"]
+    assert (phase / "arrays.safetensors").stat().st_size > 1000
     (out / "point/base/config.json").write_text("{")
     failed = compare(cells, out, say=lambda _: None)
     assert "could not be read as JSON" in failed["point/base"] and "Remove" in failed["point/base"]
@@ -184,6 +191,22 @@ def test_an_out_that_cannot_be_made_is_named(spec, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--out is '.*file'"):
         compare(read_spec(spec), tmp_path / "file", say=lambda _: None)
+
+
+def test_a_compare_that_is_terminated_leaves_no_run_behind(spec, tmp_path):
+    spec.write_text(spec.read_text().replace("offline_steps = 60", "offline_steps = 10_000_000"))
+    run, command = tmp_path / "out/point/base", [sys.executable, "-m", "stratdiff.cli", "compare"]
+    process = subprocess.Popen([*command, str(spec), "--out", str(tmp_path / "out")])
+    limit = time.monotonic() + 120
+    while not (run / "checkpoints").is_dir() and time.monotonic() < limit:
+        time.sleep(0.1)
+    with pytest.raises(UserError, match="another process"), alone(run):
+        pass
+    process.terminate()
+    assert process.wait(30) == 143
+    time.sleep(1)
+    with alone(run):  # nobody trains there any more
+        pass
 
 
 @pytest.mark.slow

@@ -93,15 +93,11 @@ class _Report:
     """Directory of the report; an earlier report there is replaced."""
 
 
-def _parse(kind: Any, args: list[str], **default: Any) -> Any:
-    return tyro.cli(
-        kind,
-        args=args,
-        prog=f"stratdiff {kind.__name__.strip('_').lower()}",
-        # A run's options all take a value; --ray is the only switch.
-        config=(tyro.conf.FlagCreatePairsOff if kind is _Compare else tyro.conf.FlagConversionOff,),
-        **default,
-    )
+def _parse(
+    kind: Any, args: list[str], flags: Any = tyro.conf.FlagConversionOff, **default: Any
+) -> Any:
+    name = kind.__name__.strip("_").lower()
+    return tyro.cli(kind, args=args, prog=f"stratdiff {name}", config=(flags,), **default)
 
 
 def _value(args: list[str], option: str) -> str | None:
@@ -158,7 +154,7 @@ def _eval(args: list[str]) -> int:
 def _compare(args: list[str]) -> int:
     from stratdiff.compare import compare, read_spec
 
-    parsed = _parse(_Compare, args)
+    parsed = _parse(_Compare, args, tyro.conf.FlagCreatePairsOff)
     out = Path(parsed.out or f"runs/{Path(parsed.spec).stem}")
     cells = read_spec(parsed.spec)
     # Otherwise the run in progress would go on without its parent.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stratdiff.config import Config, make_config, read_config
+from stratdiff.config import Config, flat, make_config, override, read_config
 from stratdiff.data.sources import check
 from stratdiff.errors import UserError, nearest
 from stratdiff.train.run import resume, train
@@ -67,16 +67,16 @@ def read_spec(path: str | Path) -> list[Cell]:
     for key in spec:
         if key not in _KEYS:
             raise fail(f"unknown key {key!r}; nearest: {nearest(key, _KEYS)}.")
-    for table in ("tasks", "variants"):
-        named = spec.get(table, {})
+    for kind in ("tasks", "variants"):
+        named = spec.get(kind, {})
         if not isinstance(named, dict) or not all(isinstance(x, dict) for x in named.values()):
-            raise fail(f"{table} is {named!r}; give a table [{table}.NAME] for each.")
+            raise fail(f"{kind} is {named!r}; give a table [{kind}.NAME] for each.")
         if not named:
-            raise fail(f"no [{table}.NAME] was found; give one or more.")
+            raise fail(f"no [{kind}.NAME] was found; give one or more.")
         for name in named:
             if name == "pretrained" or not _NAME.fullmatch(name):
                 raise fail(
-                    f"[{table}.{name}] names a folder; use letters, digits and . _ = + - only, and "
+                    f"[{kind}.{name}] names a folder; use letters, digits and . _ = + - only, and "
                     "not 'pretrained'."
                 )
     common = spec.get("options", {})
@@ -104,7 +104,9 @@ def read_spec(path: str | Path) -> list[Cell]:
                     )
             if task not in tasks:
                 continue
-            options = _merged(common, of_task, own)
+            options: dict[str, Any] = {}
+            for table in (common, of_task, own):
+                override(options, table)
             if "preset" in options:
                 raise fail(f"{task}/{variant}: preset must stand at the top of the file.")
             if "seeds" in spec:
@@ -119,15 +121,6 @@ def read_spec(path: str | Path) -> list[Cell]:
     if not cells:
         raise fail("no cell is left: every variant's `tasks` is empty.")
     return cells
-
-
-def _merged(*tables: dict[str, Any]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for table in tables:
-        for key, value in table.items():
-            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-            merged[key] = _merged(merged[key], value) if both else value
-    return merged
 
 
 def compare(
@@ -182,7 +175,7 @@ def _state(cell: Cell, directory: Path) -> tuple[str, str]:
     if not wanted.env:  # the run wrote down the one that its data names
         wanted = dataclasses.replace(wanted, env=found.env)
     if found != wanted:
-        a, b = _flat(dataclasses.asdict(found)), _flat(dataclasses.asdict(wanted))
+        a, b = (flat(dataclasses.asdict(config)) for config in (found, wanted))
         key = next(k for k in b if a[k] != b[k])
         return "other", (
             f"{str(directory)!r} holds a run with {key} {a[key]!r}, the experiment asks for "
@@ -198,14 +191,6 @@ def _summary(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in options.items():
-        more = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        flat |= more
-    return flat
 
 
 def _result(directory: Path) -> str:

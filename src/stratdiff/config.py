@@ -1,5 +1,6 @@
 """Every option of a run, its default and its check. One frozen dataclass, saved as JSON."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -214,13 +215,24 @@ _RECIPES: dict[str, dict[str, Any]] = {"locomotion": {}, "antmaze": _ANTMAZE}
 _PRESETS: dict[str, dict[str, Any]] = {"demo": _DEMO, "paper": {}}
 
 
-def _override(options: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Put the (nested) changes into `options`."""
+def override(options: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Put the (nested) changes into `options`; its tables are never those of `changes`."""
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(options.get(key), dict):
-            _override(options[key], value)
+            override(options[key], value)
         else:
-            options[key] = value
+            options[key] = copy.deepcopy(value)
+
+
+def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by their dotted names: `iql.expectile`."""
+    out: dict[str, Any] = {}
+    for key, value in options.items():
+        if isinstance(value, dict):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value
+    return out
 
 
 def make_config(preset: str = "paper", recipe: str = "", **options: Any) -> Config:
@@ -242,7 +254,7 @@ def make_config(preset: str = "paper", recipe: str = "", **options: Any) -> Conf
             raise UserError(f"--{name} is {value!r}; it must be one of {', '.join(known)}.")
     data = dataclasses.asdict(Config())
     for changes in (_RECIPES[recipe], _PRESETS[preset], options):
-        _override(data, changes)
+        override(data, changes)
     return _from_dict(data, "the options given")
 
 

@@ -17,6 +17,7 @@ def test_both_sides_give_a_score_a_seed(tiny, base):
     )  # fmt: skip
     mine, theirs = parity.ours_from_their_weights(config), parity.theirs(config)
     assert list(mine) == list(theirs) == [10, 20]
+    assert mine != parity.ours(config)  # the weights were other ones
     for curve in (mine, theirs):
         assert np.isfinite(list(curve.values())).all()
         assert all(len(scores) == 2 and scores[0] != scores[1] for scores in curve.values())

@@ -17,8 +17,8 @@ import pytest
 import stratdiff
 from stratdiff.config import make_config
 from stratdiff.data import d4rl
+from stratdiff.data.lock import alone
 from stratdiff.errors import TrainingDiverged, UserError
-from stratdiff.train import run as run_module
 from stratdiff.train.track import Reporter, read_metrics
 
 TESTS = Path(__file__).parents[1]
@@ -278,7 +278,7 @@ def test_no_complete_trajectory_for_calql(tiny, tmp_path):
 
 
 def test_two_processes_do_not_train_one_run(small_run):
-    with run_module._alone(small_run.directory), pytest.raises(UserError, match="another process"):
+    with alone(small_run.directory), pytest.raises(UserError, match="another process"):
         stratdiff.resume(small_run.directory, reporter=QUIET)
 
 

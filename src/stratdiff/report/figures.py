@@ -22,8 +22,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
 
 from stratdiff.report import results, statistics
-from stratdiff.report.results import BASES, ORIGINS, QUANTILES, Block, Run, Sweep, panels
+from stratdiff.report.results import BASES, ORIGINS, Block, Run, Sweep, panels
 from stratdiff.report.statistics import Estimate
+from stratdiff.stratify import QUANTILES
 
 # Okabe and Ito's palette without its yellow, which is faint on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -31,6 +32,7 @@ _DASHES = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _MARKERS = "osD^vP"
 _GRAYS = ("#444444", "#888888")
 MOST_CURVES = 7  # in a panel
+PANEL_INCHES = 3.4  # width on the page
 MOST_FANS = 24
 
 _RC: dict[str, Any] = {
@@ -101,8 +103,6 @@ class Figure:
     legend: Sequence[Key] = ()
     stack: int = 1
     columns: int = 4
-    inches: float = 3.4
-    """Width of a panel on the page."""
 
     def save(self, folder: Path) -> None:
         """Write NAME.svg and NAME.png."""
@@ -128,7 +128,7 @@ class Figure:
     ) -> Iterator[Any]:
         columns = max(1, min(columns, len(panels)))
         rows = math.ceil(len(panels) / columns)
-        width = {1: 4.8 if legend else self.inches, 2: 7.0}.get(columns, 9.0)
+        width = {1: 4.8 if legend else PANEL_INCHES, 2: 7.0}.get(columns, 9.0)
         heights = [max(p.height for p in panels[r * columns :][:columns] if p) for r in range(rows)]
         size = (width, sum(heights) + (0.4 if legend and self.legend else 0.0))
         rc: Any = _RC | {"svg.hashsalt": f"{self.name}{salt}"}
@@ -230,7 +230,7 @@ def choose(runs: Sequence[Run]) -> tuple[list[Run], str]:
         major = [key for key in own if key not in minor]
         kept = sorted(major, key=lambda key: -tasks[key])[:MOST_CURVES]
         drawn += [run for run in runs if (run.base, run.variant) in kept]
-        left += [f"{name} ({BASES[base]})" for key in own if key not in kept for name in key[1:]]
+        left += [f"{name} ({BASES[base]})" for _, name in own if (base, name) not in kept]
     said = f" Not drawn, to keep it readable: {', '.join(left)}." if left else ""
     return drawn, said
 

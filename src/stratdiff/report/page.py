@@ -331,8 +331,8 @@ def _comparison_figures(
     runs: Sequence[Run], found: Sequence[_Aggregate], looks: dict[str, figures.Style]
 ) -> dict[str, Figure | None]:
     """Figures of estimates: aggregate, improvement, ablation, sensitivity."""
-    each = results.blocks(runs)
-    mine = {id(b): [a for a in found if _same(a.block, b)] for b in each}
+    each = list({id(a.block): a.block for a in found}.values())
+    mine = {id(b): [a for a in found if a.block is b] for b in each}
     titles = {id(b): figures.block_title(b) for b in each}
     aggregate: list[Any] = []
     better: list[Any] = []
@@ -393,10 +393,6 @@ def _comparison_figures(
         ),
         "sensitivity": figures.sensitivity(swept, levels, looks),
     }
-
-
-def _same(a: Block, b: Block) -> bool:
-    return a.base == b.base and a.tasks == b.tasks
 
 
 def _all_figures(runs: Sequence[Run], found: Sequence[_Aggregate]) -> dict[str, Figure]:
@@ -570,9 +566,8 @@ def build_page(runs: Sequence[Run], left_out: Sequence[LeftOut]) -> tuple[str, A
     for anchor, heading, parts in sections:
         blocks = []
         for part in parts:
-            item: Any = drawn.get(part) or by_name.get(part.removesuffix("_table"))
-            if part.endswith("_table"):
-                item = by_name.get(part.removesuffix("_table"))
+            table = part.endswith("_table")
+            item: Any = by_name.get(part.removesuffix("_table")) if table else drawn.get(part)
             if item is None:
                 continue
             text = _figure_html(item) if isinstance(item, Figure) else item.html()

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from stratdiff.config import flat
 from stratdiff.errors import UserError
 from stratdiff.report import statistics
+from stratdiff.stratify import QUANTILES
 from stratdiff.train.track import read_metrics
 
 FORMAT = "stratdiff results 1"
 POINTS = 40  # of a diagnostic over the online phase
 
-QUANTILES = (10, 25, 50, 75, 90)
 ORIGINS = ("offline", "online")
 _FANS = [f"alignment_q{q}_{origin}" for origin in ORIGINS for q in QUANTILES]
 _SPREADS = [f"alignment_{kind}_{origin}" for origin in ORIGINS for kind in ("mean", "std")]
@@ -405,15 +406,11 @@ def _last_part(task: str) -> str:
     return re.split(r"[/\\]", task)[-1].removesuffix(".hdf5") or task
 
 
-def options(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def options(config: dict[str, Any]) -> dict[str, Any]:
     """All options but the seeds by their dotted names."""
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            out |= options(value, f"{prefix}{key}.")
-        elif prefix or key != "seeds":
-            out[prefix + key] = tuple(value) if isinstance(value, list) else value
-    return out
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in flat(config).items()}
+    values.pop("seeds", None)
+    return values
 
 
 def differing(a: Run, b: Run) -> list[str]:

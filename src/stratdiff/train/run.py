@@ -2,14 +2,12 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from stratdiff.config import Config, read_config
 from stratdiff.data import catalogue
 from stratdiff.data.batch import Transition
 from stratdiff.data.dataset import Dataset
+from stratdiff.data.lock import alone
 from stratdiff.data.sources import load_dataset
 from stratdiff.errors import TrainingDiverged, UserError
 from stratdiff.policy import Policy, from_network
@@ -87,7 +86,7 @@ def train(
             "another --out, or empty it."
         )
     run = _Run(config, out, dataset, reporter or Reporter(), pretrained)
-    with _alone(out):
+    with alone(out):
         write_text(out / "config.json", run.config.to_json())
         return run.execute()
 
@@ -105,31 +104,8 @@ def resume(
     """
     directory = Path(directory)
     run = _Run(_run_config(directory), directory, dataset, reporter or Reporter(), pretrained)
-    with _alone(directory):
+    with alone(directory):
         return run.execute()
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """No other process trains in this directory meanwhile; it is made."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        folder = os.open(directory, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(
-            f"output directory {str(directory)!r} cannot be made or read ({error.strerror}); give "
-            "another --out."
-        ) from error
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process is training the run {str(directory)!r}; wait for it, or stop it."
-            ) from error
-        yield
-    finally:
-        os.close(folder)
 
 
 def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str, Any]:
