@@ -19,6 +19,7 @@ from stratdiff.networks import (
     adam_init,
     adam_update,
     low_precision,
+    stack,
     sum_and_grad,
 )
 
@@ -364,6 +365,20 @@ def test_around_keeps_the_differences_of_q(layer_norm):
     assert np.abs(found - exact).max() < 0.05 * spread
     whole = exact.astype(jnp.bfloat16).astype(np.float32)
     assert np.abs(whole - exact).max() > 0.5 * spread
+
+
+def test_around_in_blocks_and_seeds_in_turn_is_the_plain_form():
+    """150 states are two blocks and a rest; each of three seeds has critics of its own."""
+    critics = [
+        CriticEnsemble(5, 2, (16, 16), 2, key) for key in jax.random.split(jax.random.key(2), 3)
+    ]
+    rng = np.random.default_rng(0)
+    obs = jnp.asarray(rng.normal(size=(3, 150, 5)), jnp.float32)
+    actions = jnp.asarray(rng.uniform(-1, 1, (3, 150, 4, 2)), jnp.float32)
+    found = jax.jit(jax.vmap(lambda c, o, a: c.around(o, a)))(stack(critics), obs, actions)
+    for critic, o, a, q in zip(critics, obs, actions, found, strict=True):
+        plain = jax.vmap(lambda member, o=o, a=a: member.around(o, a)[..., 0])(critic.members)
+        np.testing.assert_allclose(q, plain, rtol=1e-4, atol=1e-6)
 
 
 def test_low_precision_sums_in_float32_and_has_the_gradient_by_its_input():

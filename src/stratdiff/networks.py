@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 Init = Literal["uniform", "orthogonal"]
@@ -37,9 +38,23 @@ def adam_init(params: PyTree) -> optax.OptState:
     return jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), shapes)
 
 
-# Rows that `sum_and_grad` takes at a time on a CPU: 30 actions of 32 states in two layers of 256
-# are 2 MB, about a core's second-level cache (docs/performance.md).
+# Rows taken at a time on a CPU: 30 actions of 32 states in two layers of 256 are 2 MB, about a
+# core's second-level cache; forward alone, twice as many are best (docs/performance.md).
 CPU_BLOCK = 32
+CPU_FORWARD_BLOCK = 64
+
+
+def over_seeds(function: Callable[..., T], *arrays: PyTree) -> T:
+    """`function` of each seed: all arrays have the seeds as their leading axis.
+
+    As `jax.vmap(function)(*arrays)`; but on a CPU the seeds take turns, as the values of all of
+    them leave its cache. Each then has the bits of a run of its own.
+    """
+    return jax.lax.platform_dependent(
+        *arrays,
+        cpu=lambda *x: jax.lax.map(lambda one: function(*one), x),
+        default=jax.vmap(function),
+    )
 
 
 def sum_and_grad(
@@ -270,10 +285,28 @@ class CriticEnsemble(eqx.Module):
         return jax.vmap(lambda member: member.split_input(obs, action)[..., 0])(self.members)
 
     def around(
-        self, obs: Float[Array, "*batch obs"], actions: Float[Array, "*batch n act"]
-    ) -> Float[Array, "critics *batch n"]:
-        """Q_k of several actions of each state, their differences in low precision."""
-        return jax.vmap(lambda member: member.around(obs, actions)[..., 0])(self.members)
+        self, obs: Float[Array, "batch obs"], actions: Float[Array, "batch n act"]
+    ) -> Float[Array, "critics batch n"]:
+        """Q_k of several actions of each state, their differences in low precision.
+
+        For inference. On a CPU in blocks of states, and seeds take turns: as `over_seeds`.
+        """
+
+        def whole(
+            members: MLP, obs: Float[Array, "*batch obs"], actions: Float[Array, "*batch n act"]
+        ) -> Float[Array, "critics *batch n"]:
+            return jax.vmap(lambda member: member.around(obs, actions)[..., 0])(members)
+
+        @sequential_vmap
+        def blocks(
+            members: MLP, obs: Float[Array, "batch obs"], actions: Float[Array, "batch n act"]
+        ) -> Float[Array, "critics batch n"]:
+            rows = jax.lax.map(
+                lambda row: whole(members, *row), (obs, actions), batch_size=CPU_FORWARD_BLOCK
+            )
+            return jnp.moveaxis(rows, 1, 0)
+
+        return jax.lax.platform_dependent(self.members, obs, actions, cpu=blocks, default=whole)
 
 
 class SquashedGaussianPolicy(eqx.Module):

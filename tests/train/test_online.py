@@ -101,6 +101,20 @@ def test_several_seeds_equal_single_runs(tiny):
     assert not np.array_equal(both.agent.actor.log_std[0], both.agent.actor.log_std[1])
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere seeds are vmapped")
+@pytest.mark.parametrize("phase", ["base", "behaviour", "energy"])
+def test_offline_a_seed_among_others_has_the_bits_of_its_own_run(tiny, phase):
+    def after(seeds):
+        learner, state, data, support = setup(tiny(base="calql"), seeds)
+        step = getattr(offline, f"{phase}_step")
+        return offline.run_steps(step, learner, state, data, support, jnp.asarray(0), 5)
+
+    start = setup(tiny(base="calql"), (2,))[1]
+    both, alone = after((0, 2)), after((2,))
+    assert same(jax.tree.map(lambda x: x[1:], both), alone)
+    assert not same(alone[0], start)
+
+
 def test_the_same_seed_gives_the_same_bits(tiny):
     assert same(run(tiny(), steps=5)[1], run(tiny(), steps=5)[1])
 

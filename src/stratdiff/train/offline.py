@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from stratdiff.agents.base import Metrics
+from stratdiff.networks import over_seeds
 from stratdiff.train.state import (
     Accumulator,
     DeviceData,
@@ -90,19 +91,19 @@ def run_steps(
     length: int,
 ) -> tuple[TrainState, Accumulator]:
     """`length` steps of one phase from step `first` on, in one scan."""
-    vmapped = jax.vmap(
-        lambda s, actions, step: one(learner, s, data, actions, step), in_axes=(0, 0, None)
-    )
-
-    def body(
-        state: TrainState, step: Int[Array, ""]
-    ) -> tuple[TrainState, dict[str, Float[Array, " seeds"]]]:
-        return vmapped(state, support, step)
-
     steps = first + jnp.arange(length)
-    state, metrics = jax.lax.scan(body, state, steps)
-    total = jax.vmap(empty_accumulator(tuple(metrics)).add, in_axes=(1, None))(metrics, steps)
-    return state, total
+
+    def one_seed(state: TrainState, support: Support | None) -> tuple[TrainState, Accumulator]:
+        state, metrics = jax.lax.scan(
+            lambda s, step: one(learner, s, data, support, step), state, steps
+        )
+        return state, empty_accumulator(tuple(metrics)).add(metrics, steps)
+
+    # The replay buffer is large and no offline phase reads it.
+    replay = state.replay
+    state = eqx.tree_at(lambda s: s.replay, state, None)
+    state, total = over_seeds(one_seed, state, support)
+    return eqx.tree_at(lambda s: s.replay, state, replay, is_leaf=lambda x: x is None), total
 
 
 SUPPORT_ROWS = 1024
