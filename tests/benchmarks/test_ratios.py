@@ -63,7 +63,7 @@ def test_stratified_calql_costs_less_than_plain(ours):
 @pytest.mark.slow
 def test_stratified_iql_by_support(ours):
     support, base = timings(ours, "iql online support", "iql online base")
-    assert ratio(support, base) <= 2.8  # measured 2.4 (docs/performance.md)
+    assert ratio(support, base) <= 2.7  # measured 2.5 (docs/performance.md)
 
 
 @pytest.mark.slow
@@ -74,6 +74,7 @@ def test_calql_is_near_its_arithmetic(ours):
 
 @pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the target is for CPU cores")
-def test_seeds_together_cost_no_more_than_one_after_another(ours):
-    four, one = timings(ours, named("calql offline", seeds=[0, 1, 2, 3]), "calql offline")
+@pytest.mark.parametrize("case", ["calql offline", "iql online support"])
+def test_seeds_together_cost_no_more_than_one_after_another(ours, case):
+    four, one = timings(ours, named(case, seeds=[0, 1, 2, 3]), case)
     assert ratio(four, one) <= 4 * 1.05
