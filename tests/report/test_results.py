@@ -7,7 +7,7 @@ import pytest
 from synthetic import write_run
 
 from stratdiff.errors import UserError
-from stratdiff.report import results
+from stratdiff.report import figures, results
 
 OTHER = "stratdiff/hopper-medium-v2"
 
@@ -251,6 +251,21 @@ def test_sweeps_are_found(tmp_path):
         "rho": [0.1, 0.5, 0.5, 0.9],
         "guidance_scale": [1.0, 3.0, 3.0],
         "behaviour.support_actions": [8, 8, 16],
+    }
+
+
+def test_sweeps_of_two_scores_are_told_apart(tmp_path):
+    for w in (0.0, 3.0):
+        for alignment in ("guided", "support"):
+            name = f"{alignment} {w}"
+            write_run(tmp_path / name, alignment=alignment, guidance_scale=w)
+    found = results.sweeps(read(tmp_path)[0])
+    assert sorted(s.points[0][1].split for s in found) == ["guided", "support"]
+    figure = figures.sensitivity(found, [None, None], {})
+    assert {p.title.split("\n")[1] for p in figure.panels} == {
+        f"IQL, {split}: {what} by guidance_scale"
+        for split in ("guided", "support")
+        for what in ("score", "regret")
     }
 
 

@@ -436,7 +436,8 @@ def sensitivity(
                 axis.yaxis.set_major_locator(_ticks(5))
 
             what = "score" if kind == "after" else "regret"
-            title = f"{sweep.task}\n{BASES[sweep.base]}: {what} by {sweep.option}"
+            how = f"{BASES[sweep.base]}, {sweep.points[0][1].split}"
+            title = f"{sweep.task}\n{how}: {what} by {sweep.option}"
             shown.append(Panel(title, draw))
     return Figure(
         "sensitivity",

@@ -10,12 +10,12 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float
 
-from stratdiff.config import flat
+from stratdiff.config import Alignment, flat
 from stratdiff.errors import UserError
 from stratdiff.report import statistics
 from stratdiff.stratify import QUANTILES
@@ -74,6 +74,11 @@ class Run:
     @property
     def method(self) -> str:
         return str(self.config["method"])
+
+    @property
+    def split(self) -> str:
+        """The score that splits its batches, or the method that has none."""
+        return str(self.config["alignment"] if self.method == "stratdiff" else self.method)
 
     @property
     def regret(self) -> Float[np.ndarray, " seeds"]:
@@ -291,6 +296,8 @@ def _from_compact(data: dict[str, Any], origin: tuple[str, ...]) -> Run:
     n = len(seeds)
     if config["base"] not in BASES or config["method"] not in _METHODS:
         raise ValueError(f"base {config['base']!r}, method {config['method']!r} is not known")
+    if config["alignment"] not in get_args(Alignment):
+        raise ValueError(f"alignment {config['alignment']!r} is not known")
     if not isinstance(about, dict) or not isinstance(data["evaluations"], dict):
         raise ValueError("about and evaluations must be objects")
     for key in ("seconds", "updates_per_second", "versions", "dataset"):
