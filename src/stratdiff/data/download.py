@@ -34,7 +34,7 @@ class _Unreachable(_Cut):
 
 
 def fetch(url: str, path: str | Path, progress: Progress | None = None) -> None:
-    """Download `url` to `path` by way of `<path>.part`, which a later call resumes.
+    """Download `url` to `path`, unless it is there, by `<path>.part`, which a later call resumes.
 
     Raises:
         UserError: the server cannot be reached, has no such file or keeps breaking off, or the
@@ -42,11 +42,10 @@ def fetch(url: str, path: str | Path, progress: Progress | None = None) -> None:
     """
     path = Path(path)
     partial = path.with_name(path.name + ".part")
-    there = path.is_file()
     by_hand = f"put the file at {str(path)!r} by hand"
     try:
         with locked(path):
-            if path.is_file() and not there:  # another process was faster
+            if path.is_file():  # another process was faster
                 return
             for attempt in range(len(_WAITS) + 1):
                 try:
