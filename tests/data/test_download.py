@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import shutil
 import socket
 import threading
@@ -123,6 +124,8 @@ def test_the_part_is_kept_for_the_next_run(server, path):
     server.cuts = [100_000] * 4
     refused(server.url, path, "broke off after 400000 of 1500000 bytes", "run again")
     assert left(path) == ["set.hdf5.part", "set.hdf5.part.json"]
+    note = json.loads(path.with_name("set.hdf5.part.json").read_text())
+    assert note == {"validator": '"one"', "total": len(CONTENT)}
     server.requests.clear()
     download.fetch(server.url, path)
     assert path.read_bytes() == CONTENT

@@ -70,6 +70,7 @@ def test_the_base_in_front_of_a_variant_s_name_is_dropped(tmp_path):
         (lambda d: _cut(d), "metrics.jsonl is not complete (online step 5000 of 10000)"),
         (lambda d: _swap(d, '"score": [', '"score": ["x", '), "expected lists of 3 numbers"),
         (lambda d: _swap(d, '"step": 1000,', '"step": "1000",'), "steps must be whole numbers"),
+        (lambda d: _swap(d, '"guided"', '"x"', "config.json"), "alignment 'x' is not known"),
     ],
 )
 def test_what_is_broken_is_named_and_left_out(tmp_path, breaking, reason):
@@ -93,10 +94,10 @@ def _cut(directory):
     (directory / "metrics.jsonl").write_text("\n".join([*kept, '{"phase": "onl']))
 
 
-def _swap(directory, old, new):
-    text = (directory / "metrics.jsonl").read_text()
+def _swap(directory, old, new, name="metrics.jsonl"):
+    text = (directory / name).read_text()
     assert old in text
-    (directory / "metrics.jsonl").write_text(text.replace(old, new))
+    (directory / name).write_text(text.replace(old, new))
 
 
 def test_half_finished_and_empty(tmp_path):

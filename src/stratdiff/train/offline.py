@@ -99,7 +99,7 @@ def run_steps(
         )
         return state, empty_accumulator(tuple(metrics)).add(metrics, steps)
 
-    # The replay buffer is large and no offline phase reads it.
+    # Set aside, as turns copy what they are given: it is large, and no offline phase reads it.
     replay = state.replay
     state = eqx.tree_at(lambda s: s.replay, state, None)
     state, total = over_seeds(one_seed, state, support)
