@@ -158,9 +158,9 @@ def run(name: str, data: dict[str, str], folder: Path) -> dict[str, Any]:
 
 def data_sets(folder: Path) -> dict[str, str]:
     """Small made sets; they are made whole by chunks, so small ones are cheap."""
-    from stratdiff.data.made import generate
+    from stratdiff.data.made import store
 
-    return {name: str(generate.make(name, 4000, 0, None, 2)) for name in (HOPPER, ANTMAZE)}
+    return {name: str(store.make(name, 4000, 0, None, 2)) for name in (HOPPER, ANTMAZE)}
 
 
 def differences(found: dict[str, Any], recorded: dict[str, Any], exact: bool) -> str:

@@ -102,8 +102,9 @@ class StratDiff:
         # 4. Conservative loss on the first rows, plain online loss on the others (section 6).
         ordered = jax.tree.map(lambda x: x[rows.order], batch.transitions)
         new, losses = isolated(
-            lambda *x: self.agent.update(*x, rows.conservative), state.agent, ordered, keys.agent
-        )
+            lambda key, agent, batch: self.agent.update(agent, batch, key, rows.conservative),
+            keys.agent, state.agent, ordered,
+        )  # fmt: skip
         return State(new, learned, split), metrics | more | losses
 
     def view(self, state: State) -> AgentView:

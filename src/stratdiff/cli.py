@@ -111,7 +111,7 @@ def _value(args: list[str], option: str) -> str | None:
 
 
 def _train(args: list[str]) -> int:
-    from stratdiff.train.run import train
+    from stratdiff.training.run import train
 
     path = _value(args, "--config")
     if path is not None:
@@ -130,13 +130,13 @@ def _train(args: list[str]) -> int:
 
 
 def _resume(args: list[str]) -> int:
-    from stratdiff.train.run import resume
+    from stratdiff.training.run import resume
 
     return _show(resume(_parse(_Resume, args).directory))
 
 
 def _eval(args: list[str]) -> int:
-    from stratdiff.train.run import evaluate
+    from stratdiff.training.run import evaluate
 
     parsed = _parse(_Eval, args)
     if parsed.episodes < 1:

@@ -17,7 +17,7 @@ from stratdiff.data.made import recipes, store
 from stratdiff.data.tools import convert, info
 from stratdiff.errors import UserError, nearest
 from stratdiff.tasks import find_task, recipe_of, task_of
-from stratdiff.train.track import Reporter
+from stratdiff.sinks.progress import Reporter
 
 USAGE = """\
 usage: stratdiff data COMMAND [options]

@@ -19,7 +19,7 @@ from typing import Any
 from stratdiff.config import Config, flat, make_config, override, read_config
 from stratdiff.data.sources import check
 from stratdiff.errors import UserError, nearest
-from stratdiff.train.run import resume, train
+from stratdiff.training.run import resume, train
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 # What XLA and NumPy's matrix products take their number of threads from.

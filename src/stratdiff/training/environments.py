@@ -1,12 +1,14 @@
 """Where a run's environments come from: a name, a factory, one object, or nowhere."""
 
+import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from stratdiff import tasks
 from stratdiff.config import OUTSIDE
 from stratdiff.data.dataset import Dataset
-from stratdiff.data.sources import scored
+from stratdiff.data.sources import locate
 from stratdiff.errors import UserError
 from stratdiff.tasks import Task
 
@@ -39,6 +41,14 @@ class Environments:
                 "a function that makes environments instead, or use one seed."
             )
         return [self._make() for _ in range(n)]
+
+
+def scored(task: Task, name: str) -> Task:
+    """The task; scored by the data set's reference returns where only the data set knows them."""
+    with contextlib.suppress(UserError):  # data in memory have no name that can be looked up
+        if task.reference_returns is None:
+            return dataclasses.replace(task, reference_returns=locate(name)[1].reference_returns)
+    return task
 
 
 def find_environments(env_id: str, name: str, dataset: Dataset, given: Given) -> Environments:

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from stratdiff.train.environments import Environments
+from stratdiff.training.environments import Environments
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from stratdiff.data.dataset import Dataset
 from stratdiff.errors import UserError
 from stratdiff.splits import offline_like_count
 from stratdiff.tasks import Task, contradict
-from stratdiff.train.state import Setup
+from stratdiff.training.state import Setup
 
 
 def reward_scale(config: Config, dataset: Dataset) -> float:

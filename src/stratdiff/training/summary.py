@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from stratdiff.config import Config
 from stratdiff.data.dataset import Dataset
 from stratdiff.tasks import Task
-from stratdiff.train.checkpoint import Position
+from stratdiff.training.checkpoint import Position
 
 
 def summarize(

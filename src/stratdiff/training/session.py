@@ -1,6 +1,6 @@
 """A run that is driven from outside: `act`, `observe`, checkpoints, sinks, resume.
 
-The `train` command is a session and Gymnasium environments (train/loop.py); a robot is a session
+The `train` command is a session and Gymnasium environments (training/loop.py); a robot is a session
 and its driver.
 """
 
@@ -14,8 +14,8 @@ from jaxtyping import Float
 
 from stratdiff.data.batch import Transition
 from stratdiff.errors import UserError
-from stratdiff.train import online
-from stratdiff.train.run import Result, Run
+from stratdiff.training import online
+from stratdiff.training.run import Result, Run
 
 
 class Shares:

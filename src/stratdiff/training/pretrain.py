@@ -13,7 +13,7 @@ from stratdiff.agents.base import Metrics
 from stratdiff.cpu import over_seeds
 from stratdiff.data.device import DeviceData
 from stratdiff.phases import Phase
-from stratdiff.train.state import Accumulator, Setup, TrainState, empty_accumulator, stream
+from stratdiff.training.state import Accumulator, Setup, TrainState, empty_accumulator, stream
 
 STORE_ROWS = 1024
 

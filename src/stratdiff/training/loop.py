@@ -7,15 +7,14 @@ import numpy as np
 
 from stratdiff.config import OUTSIDE, Config, read_config
 from stratdiff.data.dataset import Dataset
-from stratdiff.data.sources import scored
 from stratdiff.errors import UserError
 from stratdiff.policy import Policy
 from stratdiff.sinks.progress import Reporter
 from stratdiff.tasks import find_task, make_env
-from stratdiff.train.environments import Environments, Given
-from stratdiff.train.evaluate import Evaluator, episode_seed
-from stratdiff.train.run import Result
-from stratdiff.train.session import Session
+from stratdiff.training.environments import Environments, Given, scored
+from stratdiff.training.evaluate import Evaluator, episode_seed
+from stratdiff.training.run import Result
+from stratdiff.training.session import Session
 
 
 def train(
@@ -29,7 +28,7 @@ def train(
     """Pre-train and fine-tune by `config`; the run directory `out` must be new or empty.
 
     `dataset`: data in memory instead of the config's name (`resume` then needs it again).
-    `shared`: folder in which runs share phases that are the same (train/shared.py).
+    `shared`: folder in which runs share phases that are the same (training/shared.py).
     `env`: a Gymnasium environment, or a function that makes one, instead of a name; a single
     environment serves one seed, with `eval_episodes=0`.
 

@@ -26,14 +26,14 @@ from stratdiff.sinks.curves import Curves
 from stratdiff.sinks.jsonl import NAME, MetricsLog, read_metrics
 from stratdiff.sinks.progress import Reporter
 from stratdiff.tasks import physics_note
-from stratdiff.train import pretrain
-from stratdiff.train.checkpoint import Checkpoints, Position
-from stratdiff.train.environments import Given, find_environments
-from stratdiff.train.evaluate import Evaluator
-from stratdiff.train.setup import check_data, make_setup, reward_scale
-from stratdiff.train.shared import SharedPhases
-from stratdiff.train.state import Accumulator
-from stratdiff.train.summary import summarize, versions, write_text
+from stratdiff.training import pretrain
+from stratdiff.training.checkpoint import Checkpoints, Position
+from stratdiff.training.environments import Given, find_environments
+from stratdiff.training.evaluate import Evaluator
+from stratdiff.training.setup import check_data, make_setup, reward_scale
+from stratdiff.training.shared import SharedPhases
+from stratdiff.training.state import Accumulator
+from stratdiff.training.summary import summarize, versions, write_text
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

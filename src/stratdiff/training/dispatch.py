@@ -28,10 +28,15 @@ class Carried:
     """`carry = step(carry, constant, *new)`, compiled once a `step`; the carry is donated."""
 
     def __init__(self, step: Callable[..., PyTree], carry: PyTree, constant: PyTree) -> None:
+        self._step = step
+        self.set(carry, constant)
+        self._index = jax.tree.unflatten(self._carry, range(len(self._leaves)))
+
+    def set(self, carry: PyTree, constant: PyTree) -> None:
+        """Go on from these."""
         self._leaves, self._carry = jax.tree.flatten(carry)
         self._constants, constants = jax.tree.flatten(constant)
-        self._call = _compiled(step, self._carry, constants)
-        self._index = jax.tree.unflatten(self._carry, range(len(self._leaves)))
+        self._call = _compiled(self._step, self._carry, constants)
 
     def __call__(self, *new: PyTree) -> None:
         """One step."""
@@ -41,10 +46,6 @@ class Carried:
     def carry(self) -> PyTree:
         """The carry as it is now; the next step donates its arrays."""
         return jax.tree.unflatten(self._carry, self._leaves)
-
-    @carry.setter
-    def carry(self, carry: PyTree) -> None:
-        self._leaves = self._carry.flatten_up_to(carry)
 
     def leaf(self, where: Callable[[PyTree], int]) -> Any:
         """One array of the carry."""

@@ -14,8 +14,8 @@ from stratdiff.agents.base import Metrics
 from stratdiff.algorithm import Keys
 from stratdiff.data.batch import Batch, Transition
 from stratdiff.data.device import DeviceData
-from stratdiff.train.dispatch import Carried
-from stratdiff.train.state import Accumulator, Setup, TrainState, empty_accumulator, stream
+from stratdiff.training.dispatch import Carried
+from stratdiff.training.state import Accumulator, Setup, TrainState, empty_accumulator, stream
 
 
 def sample_batch(
@@ -135,16 +135,18 @@ class Loop:
     """The online phase between two dispatches."""
 
     def __init__(self, setup: Setup, state: TrainState, data: DeviceData, stored: PyTree) -> None:
-        self._setup, self._frozen = setup, _part(state, setup)
+        self._setup, self._data = setup, (data, stored)
         self._empty = empty_online_accumulator(setup, state, data, stored)
-        constant = self._frozen, data, stored
-        self._carried = Carried(_step(setup), self._carry(state), constant)
+        self._carried = Carried(_step(setup), *self._parted(state, self._fresh_total()))
 
-    def _carry(
-        self, state: TrainState, total: Accumulator | None = None
-    ) -> tuple[TrainState, Accumulator]:
-        fresh = jax.tree.map(jnp.copy, self._empty) if total is None else total
-        return _with_part(state, self._setup, [None] * len(self._frozen)), fresh
+    def _parted(self, state: TrainState, total: Accumulator) -> tuple[PyTree, PyTree]:
+        """(what a step changes, what it does not)."""
+        self._frozen = _part(state, self._setup)
+        rest = _with_part(state, self._setup, [None] * len(self._frozen))
+        return (rest, total), (self._frozen, *self._data)
+
+    def _fresh_total(self) -> Accumulator:
+        return jax.tree.map(jnp.copy, self._empty)
 
     @property
     def state(self) -> TrainState:
@@ -153,7 +155,7 @@ class Loop:
 
     @state.setter
     def state(self, state: TrainState) -> None:
-        self._carried.carry = self._carry(state, self._carried.carry[1])
+        self._carried.set(*self._parted(state, self._carried.carry[1]))
 
     def action(self) -> Float[np.ndarray, "seeds act"]:
         """The action to take next; waits for the device."""
@@ -168,7 +170,7 @@ class Loop:
     def take_total(self) -> Accumulator:
         """The sums of metrics since the last call."""
         total = self._carried.carry[1]
-        self._carried.carry = self._carry(self.state)
+        self._carried.set(*self._parted(self.state, self._fresh_total()))
         return total
 
 
