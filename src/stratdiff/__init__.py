@@ -1,7 +1,7 @@
 """Offline-to-online RL with energy-guided diffusion stratification (arXiv 2511.03828)."""
 
 from stratdiff.config import Config, make_config, read_config
-from stratdiff.data.recorder import Recorder
+from stratdiff.data.tools.recorder import Recorder
 from stratdiff.data.sources import load_dataset
 from stratdiff.errors import UserError
 from stratdiff.policy import Policy

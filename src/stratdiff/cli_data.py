@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from stratdiff.data import catalogue, check, convert, d4rl, generate, info, sources
+from stratdiff import registry
+from stratdiff.data import hdf5, sources
 from stratdiff.data.dataset import Dataset, transition_rows
+from stratdiff.data.made import recipes, store
+from stratdiff.data.tools import convert, info
 from stratdiff.errors import UserError, nearest
-from stratdiff.tasks import Task, find_task, recipe_of
+from stratdiff.tasks import find_task, recipe_of, task_of
 from stratdiff.train.track import Reporter
 
 USAGE = """\
@@ -24,9 +26,9 @@ usage: stratdiff data COMMAND [options]
   make NAME           make a stratdiff/... set now, in any size and with any seed
   info NAME           what is in a data set, and how far it is from D4RL's own
   check FILE          does the environment's physics match the data?
-  convert SOURCE OUT  write this package's HDF5 from Minari, .npz or a Recorder's log
+  convert SOURCE OUT  write this package's HDF5 from another source, .npz or a Recorder's log
 
-NAME is a name from the list or the path of an HDF5 file.
+NAME is a name from the list, the path of an HDF5 file, or module:Class/NAME of your own source.
 `stratdiff data COMMAND --help` lists every option.
 """
 
@@ -84,7 +86,7 @@ class _Convert:
     """Write this package's HDF5 from a Minari set, an .npz file or a Recorder's log."""
 
     source: tyro.conf.Positional[str]
-    """minari/ID, FILE.npz or FILE.partial."""
+    """minari/ID (or a name of your own source), FILE.npz or FILE.partial."""
     out: tyro.conf.Positional[str]
     """The HDF5 file to write."""
     env: str = ""
@@ -108,24 +110,11 @@ class _Bar:
         self._reporter.end()
 
 
-def _local(entry: catalogue.Entry) -> Path | None:
-    """The entry's file on this machine."""
-    if entry.source == "stratdiff":
-        path = generate.cached(entry.name)
-        return path if path.is_file() else None
-    return catalogue.d4rl_path(entry)
-
-
-def _in_minari_store(entry: catalogue.Entry) -> bool:
-    """Asked without Minari itself, which need not be installed."""
-    store = os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
-    return (Path(store) / entry.name.removeprefix("minari/")).is_dir()
-
-
 def _list(options: _List) -> None:
-    entries = [e for e in catalogue.entries() if options.word in e.name]
+    known = sources.entries()
+    entries = [entry for entry in known if options.word in entry.name]
     if not entries:
-        near = nearest(options.word, [e.name for e in catalogue.entries()])
+        near = nearest(options.word, [entry.name for entry in known])
         raise UserError(f"no data set's name holds {options.word!r}; nearest: {near}.")
     table = Table(box=None, pad_edge=False, caption=_LEGEND, caption_justify="left")
     for column in ("name", "environment"):
@@ -146,28 +135,29 @@ here: on this machine; the others are made or downloaded on first use.
 environment: empty where --env has to name it, or the data set itself does."""
 
 
-def _line(entry: catalogue.Entry) -> list[str]:
+def _line(entry: sources.Entry) -> list[str]:
     rows, episodes, score, here = entry.rows, entry.episodes, "", ""
-    path = _local(entry)
+    source, _ = sources.locate(entry.name)
+    path = source.local(entry)
     if path is not None:
+        here = "yes"
+    if path is not None and source.keeps_hdf5:
         try:
             returns, rows = _returns(path, entry)
-            episodes, here = len(returns), "yes"
+            episodes = len(returns)
             if entry.reference_returns is not None and len(returns):
                 low, high = entry.reference_returns
                 scores = 100 * (returns - low) / (high - low)
                 score = f"{scores.min():.0f} to {scores.max():.0f} ({scores.mean():.1f})"
         except UserError:
             here = "damaged"
-    elif entry.source == "minari" and _in_minari_store(entry):
-        here = "yes"
     numbers = [f"{n:,}" if n is not None else "" for n in (rows, episodes)]
     return [entry.name, entry.env_id or "", *numbers, score, here]
 
 
-def _returns(path: Path, entry: catalogue.Entry) -> tuple[np.ndarray, int]:
+def _returns(path: Path, entry: sources.Entry) -> tuple[np.ndarray, int]:
     """(episode returns, rows) of a D4RL-format file, without its states and actions."""
-    arrays = d4rl.read_arrays(path, ("rewards", "terminals", "timeouts"))
+    arrays = hdf5.read_arrays(path, ("rewards", "terminals", "timeouts"))
     flags = {key: arrays[key] > 0.5 for key in ("terminals", "timeouts") if key in arrays}
     terminals = flags["terminals"]
     ends, transitions = transition_rows(terminals, flags.get("timeouts"), entry.horizon)
@@ -178,8 +168,8 @@ def _returns(path: Path, entry: catalogue.Entry) -> tuple[np.ndarray, int]:
 
 def _make(options: _Make) -> None:
     with _Bar("rows") as bar:
-        path = generate.make(options.name, options.size, options.seed, bar, options.jobs)
-    recipe = generate.find(options.name)
+        path = store.make(options.name, options.size, options.seed, bar, options.jobs)
+    recipe = recipes.find(options.name)
     standard = options.size in (None, recipe.rows) and options.seed == 0
     console = Console()
     console.print(f"{path}", highlight=False, soft_wrap=True)
@@ -187,38 +177,41 @@ def _make(options: _Make) -> None:
     console.print(f"stratdiff train --dataset {use}", highlight=False, soft_wrap=True)
 
 
-def _load(name: str, env: str) -> tuple[Dataset, Task | None]:
+def _load(name: str, env: str) -> Dataset:
     with _Bar("data") as bar:
-        dataset = sources.load_dataset(name, env, bar)
-    env_id = env or dataset.env_id
-    return dataset, find_task(env_id) if env_id else None
+        return sources.load_dataset(name, env, bar)
 
 
 def _info(options: _Info) -> None:
-    dataset, task = _load(options.name, options.env)
+    dataset = _load(options.name, options.env)
+    # The environment itself is not needed, so one that only the file names is not made.
+    task = find_task(options.env) if options.env else task_of(dataset, dataset.env_id or "")
     found = info.describe(dataset, task)
     if options.json:
         print(json.dumps(info.to_dict(found), indent=2))
     else:
         Console().print(info.table(found))
     if options.plot:
-        info.plot(dataset, task, options.plot)
+        from stratdiff.data.tools.plot import plot  # it loads Matplotlib
+
+        plot(dataset, task, options.plot)
 
 
 def _check(options: _Check) -> None:
-    path, env = Path(options.file), options.env
-    if not sources.is_file(options.file):
-        entry = catalogue.find(options.file)
-        if entry.source == "minari":
-            raise UserError(
-                f"{options.file!r} is no file; write one first: stratdiff data convert "
-                f"{options.file} OUT.hdf5."
-            )
-        _load(options.file, env)
-        found = _local(entry)
-        assert found is not None
-        path, env = found, env or entry.env_id or ""
-    Console().print(check.table(check.check(path, env, options.rows)))
+    from stratdiff.data.tools import check, verdict  # they load the simulator
+
+    source, entry = sources.locate(options.file)
+    if not source.keeps_hdf5:
+        raise UserError(
+            f"{options.file!r} is no file; write one first: stratdiff data convert "
+            f"{options.file} OUT.hdf5."
+        )
+    if source.local(entry) is None:
+        _load(options.file, options.env)
+    path = source.local(entry)
+    assert path is not None
+    env = options.env or entry.env_id or ""
+    Console().print(verdict.table(check.check(path, env, options.rows)))
 
 
 def _convert(options: _Convert) -> None:
@@ -245,5 +238,8 @@ def main(args: list[str]) -> int:
             f"unknown command 'data {args[0]}'; use one of {', '.join(_COMMANDS)} after `data`."
         )
     kind, run = _COMMANDS[args[0]]
-    run(tyro.cli(kind, args=args[1:], prog=f"stratdiff data {args[0]}"))
+    options = tyro.cli(kind, args=args[1:], prog=f"stratdiff data {args[0]}")
+    # What stands on the command line may be imported.
+    registry.trust(*(value for value in vars(options).values() if isinstance(value, str)))
+    run(options)
     return 0

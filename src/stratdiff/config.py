@@ -1,89 +1,110 @@
-"""Every option of a run, its default and its check. One frozen dataclass, saved as JSON."""
+"""Every option of a run and its default. Saved as one table: config.json.
+
+The options of the chosen score and split rule stand beside the run's own (`rho`, `behaviour`),
+those of the chosen base under its name (`iql`). Options of parts that are not chosen are left out,
+so one file of options can serve several variants.
+"""
 
 import copy
 import dataclasses
+import functools
 import json
-import math
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-import dacite
-
-from stratdiff.agents import CalQLConfig, IQLConfig, SACConfig
+from stratdiff import registry
+from stratdiff.agents.base import AGENTS, Agent
+from stratdiff.algorithm import StratDiff
 from stratdiff.data.sources import environment_of
-from stratdiff.diffusion.energy import EnergyConfig
-from stratdiff.diffusion.score import BehaviourConfig
 from stratdiff.errors import UserError, nearest
+from stratdiff.options import (
+    Count,
+    Fraction,
+    NonNegative,
+    NoOptions,
+    Rule,
+    Several,
+    Steps,
+    check,
+    flat,
+    from_table,
+)
+from stratdiff.scores.base import SCORES
+from stratdiff.splits import SPLITS, split_class
 from stratdiff.tasks import Recipe, recipe_of
 
-Base = Literal["iql", "calql", "sac"]
-Method = Literal["stratdiff", "base", "random"]
-Alignment = Literal["guided", "support"]
-Preset = Literal["demo", "paper"]
-
 DEFAULT_DATASET = "stratdiff/halfcheetah-medium-replay"
+# Stands for `env` where the environment is an object of the calling program, or its own loop.
+OUTSIDE = "(of the calling program)"
+
+Seeds = Annotated[
+    tuple[int, ...],
+    Rule(lambda x: len(x) > 0, "at least one seed"),
+    Rule(lambda x: len(set(x)) == len(x), "different numbers"),
+    Rule(lambda x: all(0 <= s < 2**31 for s in x), "numbers from 0 to 2^31 - 1"),
+]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """A run: data, method, lengths, and the parts' own options."""
+class RunOptions:
+    """A run: data, method and lengths."""
 
     dataset: str = DEFAULT_DATASET
     """Offline data: a name of `stratdiff data list`, or the path of a D4RL-format HDF5 file."""
     env: str = ""
     """Gymnasium id of the environment; empty: the one the data set names."""
-    base: Base = "iql"
-    """Base algorithm."""
-    method: Method = "stratdiff"
-    """stratdiff: split by alignment; random: split at random; base: no split (plain)."""
-    alignment: Alignment = "guided"
-    """Alignment score: distance to one guided sample, or density under the support actions."""
-    rho: float = 0.5
-    """Fraction ρ of a batch that is offline-like and keeps the conservative loss."""
-    guidance_scale: float = 3.0
-    """Guidance scale w; 0: plain behaviour sampling."""
+    base: str = "iql"
+    """Base algorithm: iql, calql, sac, or module:Class."""
+    score: str = "guided"
+    """Alignment score: none (plain fine-tuning), random, guided, support, or module:Class."""
+    split: str = "ratio"
+    """Split rule: ratio, or module:Class."""
     recipe: Recipe = "locomotion"
     """Reward units and, through the presets, hyperparameters; default: the environment's."""
-    reward_scale: float = 0.0
+    reward_scale: NonNegative = 0.0
     """Locomotion reward factor; 0: 1000 / (max - min episode return of the data)."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
     """Independent runs trained together."""
-    offline_steps: int = 1_000_000
+    offline_steps: Steps = 1_000_000
     """Offline updates of the base algorithm."""
-    behaviour_steps: int = 500_000
-    """Updates of the behaviour diffusion model."""
-    energy_steps: int = 100_000
-    """Offline updates of the energy model."""
-    online_steps: int = 200_000
+    online_steps: Steps = 200_000
     """Environment steps online."""
-    utd: int = 1
+    utd: Count = 1
     """Updates per environment step (UTD)."""
-    batch_size: int = 256
+    batch_size: Several = 256
     """Transitions per update."""
-    offline_fraction: float = 0.5
+    offline_fraction: Fraction = 0.5
     """Share of an online batch that is drawn from the offline data."""
-    online_warmup: int = 1000
+    online_warmup: Count = 1000
     """Online transitions before batches hold any of them."""
 
-    log_interval: int = 1000
+    log_interval: Count = 1000
     """Steps between two log points; checkpoints are taken at log points."""
-    offline_eval_interval: int = 50_000
+    offline_eval_interval: Count = 50_000
     """Offline updates between two evaluations."""
-    eval_interval: int = 5000
+    eval_interval: Count = 5000
     """Environment steps between two online evaluations."""
-    eval_episodes: int = 10
-    """Episodes per evaluation, deterministic policy."""
-    checkpoint_seconds: float = 60.0
+    eval_episodes: Steps = 10
+    """Episodes per evaluation, deterministic policy; 0: no evaluation."""
+    checkpoint_seconds: NonNegative = 60.0
     """Least time between two checkpoints; 0: one at every log point."""
     save_policies: bool = False
     """Keep the policy of every online evaluation under DIR/policies."""
+    track: tuple[str, ...] = ()
+    """Further sinks of the metrics, each a module:Class; metrics.jsonl is always written."""
 
-    iql: IQLConfig = dataclasses.field(default_factory=IQLConfig)
-    calql: CalQLConfig = dataclasses.field(default_factory=CalQLConfig)
-    sac: SACConfig = dataclasses.field(default_factory=SACConfig)
-    behaviour: BehaviourConfig = dataclasses.field(default_factory=BehaviourConfig)
-    energy: EnergyConfig = dataclasses.field(default_factory=EnergyConfig)
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunOptions):
+    """A run's options and those of the chosen base, score and split rule."""
+
+    agent: Any = dataclasses.field(default_factory=NoOptions)
+    """Options of the base algorithm."""
+    scoring: Any = dataclasses.field(default_factory=NoOptions)
+    """Options of the score."""
+    splitting: Any = dataclasses.field(default_factory=NoOptions)
+    """Options of the split rule."""
 
     def validate(self) -> None:
         """Check every option.
@@ -91,128 +112,91 @@ class Config:
         Raises:
             UserError: an option is out of its range, or options contradict each other.
         """
-
-        def need(ok: bool, option: str, expected: str) -> None:
-            if not ok:
-                flag = "--" + option.replace("_", "-")
-                value: Any = self
-                for part in option.split("."):
-                    value = getattr(value, part)
-                raise UserError(f"{flag} is {value!r}; it must be {expected}.")
-
-        need(0 <= self.rho <= 1, "rho", "between 0 and 1")
-        need(0 <= self.guidance_scale < math.inf, "guidance_scale", "a number from 0 on")
-        need(0 <= self.reward_scale < math.inf, "reward_scale", "0 (automatic) or positive")
-        need(len(self.seeds) > 0, "seeds", "at least one seed")
-        need(len(set(self.seeds)) == len(self.seeds), "seeds", "different numbers")
-        need(all(0 <= s < 2**31 for s in self.seeds), "seeds", "numbers from 0 to 2^31 - 1")
-        need(0 <= self.offline_fraction <= 1, "offline_fraction", "between 0 and 1")
-        for name in ("offline_steps", "behaviour_steps", "energy_steps", "online_steps"):
-            need(getattr(self, name) >= 0, name, "0 or more")
-        for name in ("utd", "log_interval", "eval_interval", "offline_eval_interval"):
-            need(getattr(self, name) >= 1, name, "1 or more")
-        need(self.batch_size >= 2, "batch_size", "2 or more")
-        need(self.online_warmup >= 1, "online_warmup", "1 or more")
-        need(self.eval_episodes >= 1, "eval_episodes", "1 or more")
-        need(self.checkpoint_seconds >= 0, "checkpoint_seconds", "0 or more")
-        need(self.behaviour.support_actions >= 2, "behaviour.support_actions", "2 or more")
-        need(self.behaviour.solver_steps >= 1, "behaviour.solver_steps", "1 or more")
-        need(len(self.behaviour.widths) >= 2, "behaviour.widths", "two or more widths")
-        for part in ("iql", "calql", "sac", "behaviour", "energy"):
-            for field in dataclasses.fields(getattr(self, part)):
-                name, value = f"{part}.{field.name}", getattr(getattr(self, part), field.name)
-                if name.endswith("learning_rate"):
-                    need(0 < value < math.inf, name, "positive")
-                elif name.endswith(("hidden", "widths")):
-                    need(all(width >= 1 for width in value), name, "widths of 1 or more")
-        need(
-            0 <= self.iql.inverse_temperature < math.inf,
-            "iql.inverse_temperature",
-            "a number from 0 on",
-        )
-        need(0 <= self.calql.alpha < math.inf, "calql.alpha", "a number from 0 on")
-        need(0 <= self.behaviour.ema < 1, "behaviour.ema", "at least 0 and below 1")
-        need(self.behaviour.batch_size >= 1, "behaviour.batch_size", "1 or more")
-        need(self.energy.batch_size >= 1, "energy.batch_size", "1 or more")
-        need(self.energy.inverse_temperature > 0, "energy.inverse_temperature", "positive")
-        for base in get_args(Base):
-            own = getattr(self, base)
-            need(0 < own.discount < 1, f"{base}.discount", "between 0 and 1, exclusive")
-            need(0 < own.polyak <= 1, f"{base}.polyak", "above 0 and at most 1")
-        need(0 < self.iql.expectile < 1, "iql.expectile", "between 0 and 1, exclusive")
-        need(
-            0 < self.iql.online_expectile < 1, "iql.online_expectile", "between 0 and 1, exclusive"
-        )
-        need(self.iql.max_target_actions >= 1, "iql.max_target_actions", "1 or more")
-        need(self.calql.sampled_actions >= 1, "calql.sampled_actions", "1 or more")
-        need(
-            1 <= self.sac.target_critics <= self.sac.critics,
-            "sac.target_critics",
-            "between 1 and --sac.critics",
-        )
-        if self.base == "sac" and self.method != "base":
+        agent = AGENTS.find(self.base)
+        check(self.run)
+        check(self.scoring)
+        check(self.splitting)
+        check(self.agent, f"{agent.name}.")
+        if not agent.stratifies and self.score != "none":
             raise UserError(
-                f"--method is {self.method!r} but --base sac has no conservative loss to stratify; "
-                "use --method base, or --base iql or calql."
+                f"--score is {self.score!r} but --base {self.base} has no conservative loss to "
+                "stratify; use --score none, or --base iql or calql."
             )
 
     @property
-    def agent(self) -> IQLConfig | CalQLConfig | SACConfig:
-        """The chosen base algorithm's own options."""
-        return getattr(self, self.base)
+    def run(self) -> RunOptions:
+        """The run's own options alone."""
+        return RunOptions(**{f.name: getattr(self, f.name) for f in _fields(RunOptions)})
 
-    @property
-    def needs_behaviour(self) -> bool:
-        """Whether the method samples from the behaviour model."""
-        return self.method == "stratdiff"
-
-    @property
-    def needs_energy(self) -> bool:
-        """Whether the method uses the energy model."""
-        return self.needs_behaviour and self.alignment == "guided" and self.guidance_scale > 0
-
-    @property
-    def needs_support(self) -> bool:
-        """Whether the method keeps support actions."""
-        return self.needs_behaviour and (self.needs_energy or self.alignment == "support")
+    def to_table(self) -> dict[str, Any]:
+        """All options as one nested table."""
+        own = dataclasses.asdict(self.run)
+        parts = dataclasses.asdict(self.scoring) | dataclasses.asdict(self.splitting)
+        return own | parts | {AGENTS.find(self.base).name: dataclasses.asdict(self.agent)}
 
     def to_json(self) -> str:
         """All options as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(self.to_table(), indent=2) + "\n"
+
+    def __repr__(self) -> str:
+        return (
+            f"Config({self.dataset!r}, base={self.base!r}, score={self.score!r}, "
+            f"seeds={self.seeds}, {self.offline_steps:,} offline and {self.online_steps:,} online "
+            "steps)"
+        )
+
+    def algorithm(self, obs_dim: int, action_dim: int, reward_scale: float) -> StratDiff:
+        """The algorithm for states and actions of these sizes.
+
+        `reward_scale` is the data's factor of the locomotion recipe.
+        """
+        agent: Agent = AGENTS.find(self.base)(  # type: ignore[call-arg]
+            self.agent, obs_dim, action_dim, self.offline_steps
+        )
+        return StratDiff(
+            agent,
+            SCORES.find(self.score)(self.scoring, obs_dim, action_dim),  # type: ignore[call-arg]
+            split_class(self.split, self.score)(self.splitting),  # type: ignore[call-arg]
+            self.batch_size,
+            agent.reward_units(self.recipe, reward_scale).q_divisor,
+        )
 
 
-_ANTMAZE: dict[str, Any] = {
-    "guidance_scale": 2.0,
-    "eval_episodes": 100,
-    "recipe": "antmaze",
-    "iql": {"expectile": 0.9, "inverse_temperature": 10.0},
-    "calql": {
-        "critic_hidden": (256, 256, 256, 256),
-        "alpha": 5.0,
-        "lagrange": True,
-        "max_target_backup": True,
+# Options by recipe and by preset; those of parts that a run does not have are left out.
+_RECIPES: dict[str, dict[str, Any]] = {
+    "locomotion": {},
+    "antmaze": {
+        "guidance_scale": 2.0,
+        "eval_episodes": 100,
+        "recipe": "antmaze",
+        "behaviour": {"support_actions": 32},
     },
-    "behaviour": {"support_actions": 32},
 }
-_DEMO: dict[str, Any] = {
-    "offline_steps": 30_000,
-    "behaviour_steps": 4000,
-    "energy_steps": 1000,
-    "online_steps": 5000,
-    "eval_episodes": 20,
-    "offline_eval_interval": 5000,
-    "eval_interval": 1000,
-    "log_interval": 250,
-    "behaviour": {
-        "widths": (128, 64, 32),
-        "support_actions": 8,
-        "solver_steps": 8,
-        "time_grid": "lambda",
+_PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {
+        "offline_steps": 30_000,
+        "behaviour_steps": 4000,
+        "energy_steps": 1000,
+        "online_steps": 5000,
+        "eval_episodes": 20,
+        "offline_eval_interval": 5000,
+        "eval_interval": 1000,
+        "log_interval": 250,
+        "behaviour": {
+            "widths": (128, 64, 32),
+            "support_actions": 8,
+            "solver_steps": 8,
+            "time_grid": "lambda",
+        },
+        "energy": {"hidden": (64, 64, 64)},
     },
-    "energy": {"hidden": (64, 64, 64)},
+    "paper": {},
 }
-_RECIPES: dict[str, dict[str, Any]] = {"locomotion": {}, "antmaze": _ANTMAZE}
-_PRESETS: dict[str, dict[str, Any]] = {"demo": _DEMO, "paper": {}}
+Preset = Literal["demo", "paper"]
+
+
+def _fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind)
 
 
 def override(options: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -224,26 +208,23 @@ def override(options: dict[str, Any], changes: dict[str, Any]) -> None:
             options[key] = copy.deepcopy(value)
 
 
-def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Options by their dotted names: `iql.expectile`."""
-    out: dict[str, Any] = {}
-    for key, value in options.items():
-        if isinstance(value, dict):
-            out |= flat(value, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = value
-    return out
-
-
 def make_config(preset: str = "paper", recipe: str = "", **options: Any) -> Config:
     """A config: the preset's lengths and sizes, the recipe's hyperparameters, then `options`.
 
     Without `recipe` it is that of the environment. Options of a part are a dict:
-    `make_config(iql={"expectile": 0.8}, rho=0.3)`.
+    `make_config(iql={"expectile": 0.8}, rho=0.3)`. A `module:Class` that is named here is imported.
 
     Raises:
         UserError: an option is unknown or out of range.
     """
+    registry.trust(*(str(options.get(key, "")) for key in ("base", "score", "split", "env")))
+    registry.trust(*map(str, options.get("track", ())))
+    return config_of(options, preset, recipe)
+
+
+def config_of(options: dict[str, Any], preset: str = "paper", recipe: str = "") -> Config:
+    """As `make_config`, for options from a file: what they name as `module:Class` needs trust."""
+    options = translated(options)[0]
     if not recipe:
         env_id, name = options.get("env"), options.get("dataset", DEFAULT_DATASET)
         if not env_id and isinstance(name, str):
@@ -252,63 +233,126 @@ def make_config(preset: str = "paper", recipe: str = "", **options: Any) -> Conf
     for name, value, known in (("preset", preset, [*_PRESETS]), ("recipe", recipe, [*_RECIPES])):
         if value not in known:
             raise UserError(f"--{name} is {value!r}; it must be one of {', '.join(known)}.")
-    data = dataclasses.asdict(Config())
-    for changes in (_RECIPES[recipe], _PRESETS[preset], options):
-        override(data, changes)
-    return _from_dict(data, "the options given")
+    table: dict[str, Any] = {}
+    base = str(options.get("base", RunOptions.base))
+    of_agent = AGENTS.find(base).recipes.get(recipe, {})
+    own = {AGENTS.find(base).name: of_agent}
+    for changes in (_RECIPES[recipe], own, _PRESETS[preset], options):
+        override(table, changes)
+    return _from_table(table, "the options given")
 
 
 def read_config(path: str | Path) -> Config:
-    """Read a config written by `Config.to_json`.
+    """Read a config written by `Config.to_json`, or by an earlier version.
 
     Raises:
         UserError: the file is missing or is not such a config.
     """
+    return _from_table(read_table(path), f"config file {str(path)!r}")
+
+
+def read_table(path: str | Path) -> dict[str, Any]:
+    """The options of a config file as they stand there.
+
+    Raises:
+        UserError: the file is missing or holds no table.
+    """
     path = Path(path)
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"config file {str(path)!r} does not exist.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"config file {str(path)!r} could not be read as JSON: {error}.") from error
     if not isinstance(data, dict):
         raise UserError(f"config file {str(path)!r} must hold one JSON object.")
-    return _from_dict(data, f"config file {str(path)!r}")
+    return data
 
 
-def _from_dict(data: dict[str, Any], where: str) -> Config:
+def translated(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """(options in today's words, what was translated: '' for nothing).
+
+    Until version 0.1, `method` and `alignment` said what `score` says, and β stood with the energy
+    model's options.
+    """
+    if not {"method", "alignment"} & options.keys():
+        return options, ""
+    out = {key: value for key, value in options.items() if key not in ("method", "alignment")}
+    method = options.get("method", "stratdiff")
+    scores = {"base": "none", "random": "random", "stratdiff": options.get("alignment", "guided")}
+    if method not in scores:
+        raise UserError(f"method is {method!r}; write score = none, random, guided or support.")
+    out["score"] = scores[method]
+    if "inverse_temperature" in out.get("energy", {}):
+        out["energy"] = dict(out["energy"])
+        out["inverse_temperature"] = out["energy"].pop("inverse_temperature")
+    old = ", ".join(f"{key} {options[key]!r}" for key in ("method", "alignment") if key in options)
+    return out, f"{old} of an earlier version is read as score {out['score']!r}"
+
+
+@functools.cache
+def _options_of_parts() -> dict[str, str]:
+    """Options (and names of tables) of the package's parts, and which parts have them."""
+    found: dict[str, list[str]] = {}
+    for parts in (SCORES, SPLITS):
+        for name in parts.names():
+            for field in _fields(parts.find(name).options):
+                found.setdefault(field.name, []).append(f"{parts.option} {name}")
+    for name in AGENTS.names():
+        found.setdefault(AGENTS.find(name).name, []).append(f"--base {name}")
+    return {option: " or ".join(parts) for option, parts in found.items()}
+
+
+def _from_table(table: dict[str, Any], where: str) -> Config:
     try:
-        config = dacite.from_dict(Config, _coerce(Config, data), dacite.Config(strict=True))
+        table, _ = translated(table)
+        for name in ("base", "score", "split"):
+            if not isinstance(table.get(name, ""), str):
+                raise UserError(f"--{name} is {table[name]!r}; it must be a text.")
+        score = table.get("score", RunOptions.score)
+        chosen: dict[str, Any] = {
+            "agent": AGENTS.find(table.get("base", RunOptions.base)),
+            "scoring": SCORES.find(score),
+            "splitting": split_class(table.get("split", RunOptions.split), score),
+        }
+        own = {field.name for field in _fields(RunOptions)}
+        parts: dict[str, dict[str, Any]] = {name: {} for name in chosen}
+        run: dict[str, Any] = {}
+        names = {
+            part: {field.name for field in _fields(chosen[part].options)}
+            for part in ("scoring", "splitting")
+        }
+        for key, value in table.items():
+            part = next((part for part in names if key in names[part]), None)
+            if key in own:
+                run[key] = value
+            elif part is not None:
+                parts[part][key] = value
+            elif key == chosen["agent"].name:
+                if not isinstance(value, dict):
+                    raise UserError(f"{key} is {value!r}; it must be a table of options.")
+                parts["agent"] = value
+            elif key not in _options_of_parts():
+                known = own | {*_options_of_parts()} | names["scoring"] | names["splitting"]
+                raise UserError(f"unknown option {key!r}; nearest: {nearest(key, known)}.")
+        prefix = f"{chosen['agent'].name}."
+        config = Config(
+            **dataclasses.asdict(from_table(RunOptions, run)),
+            agent=from_table(chosen["agent"].options, parts["agent"], prefix),
+            scoring=from_table(chosen["scoring"].options, parts["scoring"]),
+            splitting=from_table(chosen["splitting"].options, parts["splitting"]),
+        )
         config.validate()
-    except (dacite.DaciteError, UserError) as error:
-        raise UserError(f"{where}: {str(error).removesuffix('.')}.") from error
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     return config
 
 
-def _coerce(kind: Any, value: Any, name: str = "") -> Any:
-    """JSON's lists as tuples and whole numbers as floats, where `kind` asks for them.
+def flat_options(config: Config) -> dict[str, Any]:
+    """All options by their dotted names."""
+    return flat(config.to_table())
 
-    Raises:
-        UserError: an option is unknown or is none of its choices.
-    """
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        kinds, prefix = get_type_hints(kind), f"{name}." if name else ""
-        for key in value:
-            if key not in kinds:
-                raise UserError(f"unknown option {prefix + key!r}; nearest: {nearest(key, kinds)}")
-        return {key: _coerce(kinds[key], item, prefix + key) for key, item in value.items()}
-    if get_origin(kind) is Literal and value not in get_args(kind):
-        choices = ", ".join(get_args(kind))
-        raise UserError(f"--{name} is {value!r}; it must be one of {choices}")
-    if dataclasses.is_dataclass(kind) and not isinstance(value, dict):
-        raise UserError(f"{name or 'config'} is {value!r}; it must be a table of options")
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple) or any(type(x) is not int for x in value):
-            raise UserError(f"--{name} is {value!r}; it must be a list of whole numbers")
-        return tuple(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind in (int, float) and (isinstance(value, bool) or not isinstance(value, kind)):
-        what = "whole number" if kind is int else "number"
-        raise UserError(f"--{name} is {value!r}; it must be a {what}")
-    return value
+
+def of_other_part(option: str) -> str:
+    """Which parts have an option that the chosen ones lack; '' if none has."""
+    return _options_of_parts().get(option.lstrip("-").replace("-", "_").split(".")[0], "")

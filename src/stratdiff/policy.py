@@ -144,19 +144,3 @@ def _check_shapes(
         raise ValueError("obs_std must be positive and fit obs_mean")
     if log_std is not None and log_std.shape != (policies, width):
         raise ValueError(f"log_std {log_std.shape}")
-
-
-def from_network(
-    actor: Any,
-    obs_mean: Float[np.ndarray, " obs"],
-    obs_std: Float[np.ndarray, " obs"],
-    metadata: dict[str, Any] | None = None,
-) -> Policy:
-    """The NumPy policy of an actor network (or of P of them, stacked on a leading axis)."""
-    layers = [(np.array(layer.weight), np.array(layer.bias)) for layer in actor.net.layers]
-    log_std = np.array(actor.log_std) if hasattr(actor, "log_std") else None
-    if layers[0][0].ndim == 2:
-        layers = [(w[None], b[None]) for w, b in layers]
-        log_std = None if log_std is None else log_std[None]
-    kind: Kind = "squashed" if log_std is None else "gaussian"
-    return Policy(kind, layers, obs_mean, obs_std, log_std, metadata)

@@ -1,24 +1,33 @@
 """What every base algorithm offers, and what they share.
 
-A base is a frozen description (sizes and hyperparameters) whose methods are pure functions of its
-state. Its critic losses are per sample and take how many of the first rows are *conservative*:
-pre-training and plain fine-tuning say all of them, StratDiff the k offline-like ones. A new base
-is one file that implements `Agent`.
+A base is a frozen description (options and sizes) whose methods are pure functions of its state.
+Its critic losses are per sample and take which rows are *conservative*: pre-training and plain
+fine-tuning say all of them, StratDiff the offline-like ones. A new base is one file with a class
+that implements `Agent`; `ActorCritic` has what most of them share.
 """
 
-from typing import Any, Protocol, runtime_checkable
+import dataclasses
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from stratdiff.agents.networks import numpy_policy
 from stratdiff.data.batch import Transition
+from stratdiff.data.dataset import Dataset
+from stratdiff.policy import Policy
+from stratdiff.registry import Registry
 
 Metrics = dict[str, Float[Array, ""]]
+# How many of a batch's first rows are conservative: a number, so that conservative terms are
+# computed on those rows only, or an array where it depends on the data.
+Conservative = int | Int[Array, ""]
 
 
 @runtime_checkable
-class Policy(Protocol):
+class Actor(Protocol):
     """A stochastic policy on normalised states, actions in [-1, 1]."""
 
     def mode(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
@@ -32,18 +41,42 @@ class Policy(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class RewardUnits:
+    """Training reward = scale · r + shift; Q in training units / q_divisor is in reference units.
+
+    See docs/method.md, section 7, "Reward units".
+    """
+
+    scale: float
+    shift: float
+    q_divisor: float
+
+
 @runtime_checkable
 class Agent(Protocol):
-    """A base algorithm. `state` is its whole learnable state, a pytree of arrays."""
+    """A base algorithm, made by `cls(options, obs_dim, action_dim, offline_steps)`.
+
+    `state` is all that it learns, a pytree of arrays.
+    """
+
+    options: ClassVar[type]
+    """Frozen dataclass of its options; they stand under `name` in a config."""
+    name: ClassVar[str]
+    title: ClassVar[str]
+    """How reports call it."""
+    stratifies: ClassVar[bool]
+    """Whether it has a conservative loss, so that a split changes anything."""
+    online_options: ClassVar[tuple[str, ...]]
+    """Options that pre-training does not read."""
+    recipes: ClassVar[dict[str, dict[str, Any]]]
+    """Other defaults of its options, by recipe."""
+    offline_steps: int
+    """Updates of its pre-training."""
 
     @property
-    def obs_dim(self) -> int:
-        """Size of a state."""
-        ...
-
-    @property
-    def action_dim(self) -> int:
-        """Size of an action."""
+    def discount(self) -> float:
+        """Discount γ."""
         ...
 
     def init(self, key: PRNGKeyArray) -> Any:
@@ -51,15 +84,12 @@ class Agent(Protocol):
         ...
 
     def update(
-        self, state: Any, batch: Transition, key: PRNGKeyArray, n_conservative: int
+        self, state: Any, batch: Transition, key: PRNGKeyArray, conservative: Conservative
     ) -> tuple[Any, Metrics]:
-        """One update on a batch of B transitions, the first `n_conservative` of them conservative.
-
-        `n_conservative` is static, 0 to B.
-        """
+        """One update on B transitions, the first `conservative` (0 to B) of them conservative."""
         ...
 
-    def policy(self, state: Any) -> Policy:
+    def policy(self, state: Any) -> Actor:
         """The current policy."""
         ...
 
@@ -69,7 +99,7 @@ class Agent(Protocol):
         obs: Float[Array, "*#batch obs"],
         action: Float[Array, "*batch act"],
     ) -> Float[Array, "*batch"]:
-        """Q̄ = min_k Q̄_k of the target critics. `obs` broadcasts."""
+        """Q̄ = min_k Q̄_k of the target critics, in training units. `obs` broadcasts."""
         ...
 
     def support_q(
@@ -81,9 +111,54 @@ class Agent(Protocol):
         """Q̄ of several actions of each state, for a softmax over them: only differences count."""
         ...
 
+    def reward_units(self, recipe: str, scale: float) -> RewardUnits:
+        """Units that it trains in; `scale`: the data's factor, of the locomotion recipe."""
+        ...
 
+    def check_data(self, dataset: Dataset) -> None:
+        """Raise `UserError` where the algorithm cannot learn from this data set."""
+        ...
+
+    def export(
+        self,
+        state: Any,
+        obs_mean: Float[np.ndarray, " obs"],
+        obs_std: Float[np.ndarray, " obs"],
+        about: dict[str, Any],
+    ) -> Policy:
+        """The NumPy policies of a state whose arrays have the seeds as leading axis."""
+        ...
+
+
+AGENTS: Registry[Agent] = Registry(
+    "--base",
+    {
+        "iql": "stratdiff.agents.iql:IQL",
+        "calql": "stratdiff.agents.calql:CalQL",
+        "sac": "stratdiff.agents.sac:SAC",
+    },
+    ("options", "name", "init", "update", "policy", "support_q", "export"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
 class ActorCritic:
-    """Accessors shared by bases whose state has `actor` and `target_critic`."""
+    """What bases share whose state has `actor` (`networks.numpy_policy`) and `target_critic`."""
+
+    config: Any
+    obs_dim: int
+    action_dim: int
+    offline_steps: int = 0
+    """Updates of the pre-training, for schedules."""
+
+    stratifies: ClassVar[bool] = True
+    online_options: ClassVar[tuple[str, ...]] = ()
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    @property
+    def discount(self) -> float:
+        """Discount γ."""
+        return self.config.discount
 
     def policy(self, state: Any) -> Any:
         """The current policy."""
@@ -107,6 +182,29 @@ class ActorCritic:
         """Q̄ of several actions of each state, for a softmax over them: only differences count."""
         return state.target_critic.around(obs, support).min(0)
 
+    def reward_units(self, recipe: str, scale: float) -> RewardUnits:
+        """The suite's reference units: r - 1 for sparse goals, else scaled returns."""
+        sparse = recipe == "antmaze"
+        return RewardUnits(1.0, -1.0, 1.0) if sparse else RewardUnits(scale, 0.0, 1.0)
+
+    def check_data(self, dataset: Dataset) -> None:
+        """Any data set will do."""
+
+    def export(
+        self,
+        state: Any,
+        obs_mean: Float[np.ndarray, " obs"],
+        obs_std: Float[np.ndarray, " obs"],
+        about: dict[str, Any],
+    ) -> Policy:
+        """The NumPy policies of a state whose arrays have the seeds as leading axis."""
+        return numpy_policy(jax.tree.map(np.asarray, state.actor), obs_mean, obs_std, about)
+
+
+def conservative_rows(conservative: Conservative, batch: int) -> Bool[Array, " batch"]:
+    """Which rows of a batch are conservative."""
+    return jnp.arange(batch) < conservative
+
 
 def td_target(
     reward: Float[Array, "*batch"],
@@ -118,14 +216,34 @@ def td_target(
     return jax.lax.stop_gradient(reward + discount * (1 - terminal) * next_value)
 
 
+def td_error(
+    q: Float[Array, "critics *batch"], target: Float[Array, "*#batch"]
+) -> Float[Array, "*batch"]:
+    """Σ_k (Q_k(s, a) - y)² per sample."""
+    return jnp.square(q - target).sum(0)
+
+
+def soft_actor_loss(
+    log_prob: Float[Array, "*batch"], value: Float[Array, "*batch"], temperature: Float[Array, ""]
+) -> Float[Array, "*batch"]:
+    """α_ent log π(a|s) - Q(s, a) per sample, with a ~ π reparametrised (SAC, eq. 7)."""
+    return temperature * log_prob - value
+
+
+def temperature_gradient(mean_log_prob: Float[Array, ""], action_dim: int) -> Float[Array, ""]:
+    """Gradient by log α_ent of -log α_ent (E[log π] + H), target entropy H = -A."""
+    return -(mean_log_prob - action_dim)
+
+
 def polyak(target: PyTree, online: PyTree, rate: float) -> PyTree:
     """Move the target weights towards the online ones: (1 - τ) target + τ online."""
     return jax.tree.map(lambda t, w: (1 - rate) * t + rate * w, target, online)
 
 
-def mean_over_batch(values: Float[Array, " rows"], batch: int) -> Float[Array, ""]:
+def mean_over_batch(values: Float[Array, " rows"], batch: int | Int[Array, ""]) -> Float[Array, ""]:
     """Sum of some rows' values over the size of the whole batch.
 
-    Both strata keep the 1/B of the batch, so no sample's weight depends on ρ (METHOD 6).
+    Both strata keep the 1/B of the batch, so no sample's weight depends on ρ (docs/method.md,
+    section 6).
     """
     return jnp.sum(values) / batch

@@ -2,12 +2,13 @@
 
 SAC whose critics also push Q down on actions that the data does not hold (CQL, arXiv 2006.04779,
 with importance sampling), but not below the value V_ref of the data's own policy. A conservative
-sample gets TD error + α R, any other one the TD error only (StratDiff, METHOD 6).
+sample gets TD error + α R, any other one the TD error only (StratDiff; docs/method.md, section 6).
 """
 
 import dataclasses
+import functools
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,35 +16,45 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from stratdiff.agents.base import ActorCritic, Metrics, mean_over_batch, polyak, td_target
-from stratdiff.data.batch import Transition
-from stratdiff.networks import (
-    CriticEnsemble,
-    SquashedGaussianPolicy,
-    adam_init,
-    adam_update,
-    copy,
-    sum_and_grad,
+from stratdiff.agents.base import (
+    ActorCritic,
+    Conservative,
+    Metrics,
+    RewardUnits,
+    conservative_rows,
+    mean_over_batch,
+    polyak,
+    soft_actor_loss,
+    td_error,
+    td_target,
+    temperature_gradient,
 )
+from stratdiff.agents.networks import CriticEnsemble, SquashedGaussianPolicy
+from stratdiff.cpu import sum_and_grad
+from stratdiff.data.batch import Transition
+from stratdiff.data.dataset import Dataset
+from stratdiff.errors import UserError
+from stratdiff.nn import apply_gradients, copy, init_optimizer
+from stratdiff.options import Count, NonNegative, OpenFraction, Positive, Rate, Widths
 
 
 @dataclasses.dataclass(frozen=True)
 class CalQLConfig:
     """Cal-QL's hyperparameters."""
 
-    actor_learning_rate: float = 1e-4
+    actor_learning_rate: Positive = 1e-4
     """Adam learning rate of the actor and the entropy temperature."""
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: Positive = 3e-4
     """Adam learning rate of the critics and the Lagrange multiplier."""
-    actor_hidden: tuple[int, ...] = (256, 256)
+    actor_hidden: Widths = (256, 256)
     """Hidden layer widths of the actor."""
-    critic_hidden: tuple[int, ...] = (256, 256)
+    critic_hidden: Widths = (256, 256)
     """Hidden layer widths of the critics."""
-    discount: float = 0.99
+    discount: OpenFraction = 0.99
     """Discount γ."""
-    polyak: float = 0.005
+    polyak: Rate = 0.005
     """Rate at which target critics follow."""
-    alpha: float = 10.0
+    alpha: NonNegative = 10.0
     """Weight α of the conservative term; with `lagrange`, the factor on the tuned multiplier."""
     lagrange: bool = False
     """Tune a multiplier so that the conservative gap stays at `lagrange_threshold`."""
@@ -51,7 +62,7 @@ class CalQLConfig:
     """Target of the conservative gap when `lagrange` is on."""
     calibrate: bool = True
     """Bound Q of policy actions by V_ref from below. Off: plain CQL."""
-    sampled_actions: int = 10
+    sampled_actions: Count = 10
     """Actions per state from each of: uniform, π(·|s), π(·|s')."""
     max_target_backup: bool = False
     """TD target from the best of `sampled_actions` actions instead of one."""
@@ -82,6 +93,8 @@ class _ConservativeRows(NamedTuple):
     log_prob: Float[Array, "rows m"]
     target: Float[Array, " rows"]
     v_ref: Float[Array, " rows"]
+    keep: Float[Array, " rows"]
+    """1 for rows that are conservative."""
 
 
 def conservative_gap(
@@ -92,7 +105,7 @@ def conservative_gap(
     action_dim: int,
     v_ref: Float[Array, "*#batch"],
 ) -> Float[Array, "*batch"]:
-    """R = logsumexp over sampled actions of (Q - log density) minus Q(s, a) (METHOD 6).
+    """R = logsumexp over sampled actions of (Q - log density) minus Q(s, a).
 
     Uniform actions have log-density -A log 2. Q of policy actions is bounded by `v_ref` from
     below (-inf: no calibration) before the logsumexp, as Cal-QL does (its eq. 5.1).
@@ -109,8 +122,42 @@ class CalQL(ActorCritic):
     """The `Agent`."""
 
     config: CalQLConfig
-    obs_dim: int
-    action_dim: int
+
+    options = CalQLConfig
+    name = "calql"
+    title = "Cal-QL"
+    recipes: ClassVar = {
+        "antmaze": {
+            "critic_hidden": (256, 256, 256, 256),
+            "alpha": 5.0,
+            "lagrange": True,
+            "max_target_backup": True,
+        }
+    }
+
+    @functools.cached_property
+    def actor_optimizer(self) -> optax.GradientTransformation:
+        """Of the actor and the entropy temperature."""
+        return optax.adam(self.config.actor_learning_rate)
+
+    @functools.cached_property
+    def critic_optimizer(self) -> optax.GradientTransformation:
+        """Of the critics and the Lagrange multiplier."""
+        return optax.adam(self.config.critic_learning_rate)
+
+    def reward_units(self, recipe: str, scale: float) -> RewardUnits:
+        """As every base, but 10 r - 5 for sparse goals (the authors')."""
+        sparse = recipe == "antmaze"
+        return RewardUnits(10.0, -5.0, 10.0) if sparse else super().reward_units(recipe, scale)
+
+    def check_data(self, dataset: Dataset) -> None:
+        """Raise `UserError` where calibration has no complete trajectory to go by."""
+        if self.config.calibrate and not dataset.ends.any():
+            raise UserError(
+                f"data set {dataset.name!r} has no complete trajectory (no terminal and no "
+                "timeout), so Cal-QL has no return to calibrate with; mark the ends in `timeouts`, "
+                "or give --calql.calibrate False (plain CQL) or --base iql."
+            )
 
     def init(self, key: PRNGKeyArray) -> CalQLState:
         """A fresh state."""
@@ -124,17 +171,19 @@ class CalQL(ActorCritic):
             target_critic=copy(critic),
             log_temperature=zero,
             log_multiplier=jnp.ones(()),  # the authors' start
-            actor_opt=adam_init(actor),
-            critic_opt=adam_init(critic),
-            temperature_opt=adam_init(zero),
-            multiplier_opt=adam_init(zero),
+            actor_opt=init_optimizer(self.actor_optimizer, actor),
+            critic_opt=init_optimizer(self.critic_optimizer, critic),
+            temperature_opt=init_optimizer(self.actor_optimizer, zero),
+            multiplier_opt=init_optimizer(self.critic_optimizer, zero),
         )
 
     def update(
-        self, state: CalQLState, batch: Transition, key: PRNGKeyArray, n_conservative: int
+        self, state: CalQLState, batch: Transition, key: PRNGKeyArray, conservative: Conservative
     ) -> tuple[CalQLState, Metrics]:
         """Critics, actor, entropy temperature and Lagrange multiplier, from the same old state."""
-        c, k, size = self.config, n_conservative, len(batch.reward)
+        c, size = self.config, len(batch.reward)
+        # The rows that can be conservative: all of them where their number depends on the data.
+        k = conservative if isinstance(conservative, int) else size
         target_key, actor_key, uniform_key, now_key, next_key = jax.random.split(key, 5)
 
         n_target = c.sampled_actions if c.max_target_backup else 1
@@ -142,20 +191,22 @@ class CalQL(ActorCritic):
         next_q = self.q(state, batch.next_obs[:, None], next_action).max(-1)
         target = td_target(batch.reward, c.discount, batch.terminal.astype(float), next_q)
 
-        # Everything conservative is computed on the first k rows only.
+        # Everything conservative is computed on these rows only.
         now, now_log_prob = state.actor.sample_n(batch.obs[:k], now_key, c.sampled_actions)
         later, later_log_prob = state.actor.sample_n(
             batch.next_obs[:k], next_key, c.sampled_actions
         )
         uniform = jax.random.uniform(uniform_key, now.shape, minval=-1.0, maxval=1.0)
         v_ref = batch.mc_return[:k]
-        conservative_rows = _ConservativeRows(
+        conservative_part = _ConservativeRows(
             obs=batch.obs[:k],
             actions=jnp.concatenate([batch.action[:k, None], uniform, now, later], axis=1),
             log_prob=jnp.concatenate([now_log_prob, later_log_prob], axis=1),
             target=target[:k],
             v_ref=v_ref if c.calibrate else jnp.full_like(v_ref, -jnp.inf),
+            keep=conservative_rows(conservative, size)[:k].astype(float),
         )
+        count = conservative if isinstance(conservative, int) else jnp.maximum(conservative, 1)
         multiplier = (
             jnp.minimum(jnp.exp(state.log_multiplier), MAX_MULTIPLIER)
             if c.lagrange
@@ -168,28 +219,30 @@ class CalQL(ActorCritic):
             q = critic(rows.obs[:, None], rows.actions)
             q_data, q_uniform, q_policy = jnp.split(q, [1, 1 + c.sampled_actions], axis=-1)
             q_data = q_data[..., 0]
-            td = jnp.square(q_data - rows.target).sum(0)
+            td = td_error(q_data, rows.target)
             gap = jax.vmap(
                 lambda data, uni, pol: conservative_gap(
                     data, uni, pol, rows.log_prob, self.action_dim, rows.v_ref
                 )
             )(q_data, q_uniform, q_policy)
             bounded = (q_policy < rows.v_ref[:, None]).mean((0, 2))
+            if not isinstance(conservative, int):
+                gap, bounded = gap * rows.keep, bounded * rows.keep
             return mean_over_batch(td + c.alpha * multiplier * gap.sum(0), size), {
                 "td_loss": mean_over_batch(td, size),
                 "q_mean": mean_over_batch(q_data.mean(0), size),
-                "conservative_gap": mean_over_batch(gap.mean(0), k),
-                "calibrated_fraction": mean_over_batch(bounded, k),
+                "conservative_gap": mean_over_batch(gap.mean(0), count),
+                "calibrated_fraction": mean_over_batch(bounded, count),
             }
 
         def plain_loss(critic: CriticEnsemble) -> tuple[Float[Array, ""], Metrics]:
             q = critic(batch.obs[k:], batch.action[k:])
-            td = mean_over_batch(jnp.square(q - target[k:]).sum(0), size)
+            td = mean_over_batch(td_error(q, target[k:]), size)
             return td, {"td_loss": td, "q_mean": mean_over_batch(q.mean(0), size)}
 
         parts = []
         if k > 0:
-            parts.append(sum_and_grad(conservative_loss, state.critic, conservative_rows))
+            parts.append(sum_and_grad(conservative_loss, state.critic, conservative_part))
         if k < size:
             parts.append(jax.value_and_grad(plain_loss, has_aux=True)(state.critic))
         q_loss = sum(loss for (loss, _), _ in parts)
@@ -197,8 +250,8 @@ class CalQL(ActorCritic):
         metrics: Metrics = {}
         for (_, more), _ in parts:
             metrics |= {name: metrics.get(name, 0.0) + value for name, value in more.items()}
-        critic, critic_opt = adam_update(
-            state.critic, grads, state.critic_opt, c.critic_learning_rate
+        critic, critic_opt = apply_gradients(
+            self.critic_optimizer, state.critic, grads, state.critic_opt
         )
 
         temperature = jnp.exp(state.log_temperature)
@@ -206,22 +259,24 @@ class CalQL(ActorCritic):
         def actor_loss(actor: SquashedGaussianPolicy) -> tuple[Float[Array, ""], Float[Array, ""]]:
             action, log_prob = actor.sample_n(batch.obs, actor_key, 1)
             q = state.critic(batch.obs, action[:, 0]).min(0)
-            return (temperature * log_prob[:, 0] - q).mean(), log_prob.mean()
+            return soft_actor_loss(log_prob[:, 0], q, temperature).mean(), log_prob.mean()
 
         (a_loss, mean_log_prob), grads = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
-        actor, actor_opt = adam_update(state.actor, grads, state.actor_opt, c.actor_learning_rate)
-
-        # Minimise -log α_ent (log π + target entropy), target entropy -A.
-        grad = -(mean_log_prob - self.action_dim)
-        log_temperature, temperature_opt = adam_update(
-            state.log_temperature, grad, state.temperature_opt, c.actor_learning_rate
+        actor, actor_opt = apply_gradients(
+            self.actor_optimizer, state.actor, grads, state.actor_opt
+        )
+        log_temperature, temperature_opt = apply_gradients(
+            self.actor_optimizer,
+            state.log_temperature,
+            temperature_gradient(mean_log_prob, self.action_dim),
+            state.temperature_opt,
         )
         log_multiplier, multiplier_opt = state.log_multiplier, state.multiplier_opt
         if c.lagrange and k > 0:
-            # Gradient ascent on the multiplier's exponent, with the mean gap of the k rows.
+            # Gradient ascent on the multiplier's exponent, with the conservative rows' mean gap.
             slack = metrics["conservative_gap"] - c.lagrange_threshold
-            log_multiplier, multiplier_opt = adam_update(
-                log_multiplier, -multiplier * slack, multiplier_opt, c.critic_learning_rate
+            log_multiplier, multiplier_opt = apply_gradients(
+                self.critic_optimizer, log_multiplier, -multiplier * slack, multiplier_opt
             )
 
         new = CalQLState(

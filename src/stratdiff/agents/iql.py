@@ -1,48 +1,60 @@
 """IQL: implicit Q-learning (Kostrikov et al. 2021, arXiv 2110.06169).
 
 A conservative sample gets expectile τ and the target r + γ V(s'). Any other one gets a higher
-expectile and r + γ max_j Q̄(s', a_j), a_j ~ π(·|s') (StratDiff, METHOD 6).
+expectile and r + γ max_j Q̄(s', a_j), a_j ~ π(·|s') (StratDiff; docs/method.md, section 6).
 """
 
 import dataclasses
+import functools
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from stratdiff.agents.base import ActorCritic, Metrics, polyak, td_target
+from stratdiff.agents.base import (
+    ActorCritic,
+    Conservative,
+    Metrics,
+    conservative_rows,
+    polyak,
+    td_error,
+    td_target,
+)
+from stratdiff.agents.networks import CriticEnsemble, GaussianPolicy
 from stratdiff.data.batch import Transition
-from stratdiff.networks import MLP, CriticEnsemble, GaussianPolicy, adam_init, adam_update, copy
+from stratdiff.nn import MLP, apply_gradients, copy, init_optimizer
+from stratdiff.options import Count, NonNegative, OpenFraction, Positive, Rate, Widths
 
 
 @dataclasses.dataclass(frozen=True)
 class IQLConfig:
     """IQL's hyperparameters."""
 
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam learning rate of actor, critics and value; the actor's decays to 0 offline (cosine)."""
-    actor_hidden: tuple[int, ...] = (256, 256)
+    actor_hidden: Widths = (256, 256)
     """Hidden layer widths of the actor."""
-    critic_hidden: tuple[int, ...] = (256, 256)
+    critic_hidden: Widths = (256, 256)
     """Hidden layer widths of critics and value."""
-    discount: float = 0.99
+    discount: OpenFraction = 0.99
     """Discount γ."""
-    polyak: float = 0.005
+    polyak: Rate = 0.005
     """Rate at which target critics follow."""
-    expectile: float = 0.7
+    expectile: OpenFraction = 0.7
     """Expectile τ of conservative samples."""
-    online_expectile: float = 0.99
+    online_expectile: OpenFraction = 0.99
     """Expectile of online-like samples."""
-    inverse_temperature: float = 3.0
+    inverse_temperature: NonNegative = 3.0
     """β_awr in the actor's weight exp(β_awr A)."""
-    max_target_actions: int = 10
+    max_target_actions: Count = 10
     """Candidate actions N of an online-like sample's max-Q target."""
 
 
 class IQLState(eqx.Module):
-    """Networks, target critics, optimiser moments and the count of updates."""
+    """Networks, target critics and optimiser states."""
 
     actor: GaussianPolicy
     value: MLP
@@ -51,7 +63,6 @@ class IQLState(eqx.Module):
     actor_opt: optax.OptState
     value_opt: optax.OptState
     critic_opt: optax.OptState
-    updates: Float[Array, ""]
 
 
 MAX_WEIGHT = 100.0
@@ -71,14 +82,47 @@ def advantage_weight(
     return jnp.minimum(jnp.exp(inverse_temperature * advantage), MAX_WEIGHT)
 
 
+def regression_loss(
+    log_prob: Float[Array, "*batch"], weight: Float[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """-weight · log π(a|s) per sample: advantage-weighted regression (IQL eq. 7)."""
+    return -(weight * log_prob)
+
+
+def max_q_value(q: Float[Array, "*batch candidates"]) -> Float[Array, "*batch"]:
+    """max_j Q̄(s', a_j) of the candidates a_j ~ π(·|s'): an online-like row's next value."""
+    return q.max(-1)
+
+
 @dataclasses.dataclass(frozen=True)
 class IQL(ActorCritic):
-    """The `Agent`. `decay_updates` is the length of the actor's cosine decay (0: none)."""
+    """The `Agent`. With `offline_steps` the actor's rate decays over them, a cosine to 0."""
 
     config: IQLConfig
-    obs_dim: int
-    action_dim: int
-    decay_updates: int = 0
+
+    options = IQLConfig
+    name = "iql"
+    title = "IQL"
+    online_options = ("online_expectile", "max_target_actions")
+    recipes: ClassVar = {"antmaze": {"expectile": 0.9, "inverse_temperature": 10.0}}
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of value and critics."""
+        return optax.adam(self.config.learning_rate)
+
+    @functools.cached_property
+    def actor_optimizer(self) -> optax.GradientTransformation:
+        """Adam, its rate decaying to 0 over the offline updates; the full rate again online."""
+        if self.offline_steps == 0:
+            return self.optimizer
+
+        def rate(count: Int[Array, ""]) -> Float[Array, ""]:
+            fraction = count.astype(float) / self.offline_steps
+            decayed = 0.5 * (1 + jnp.cos(jnp.pi * fraction))
+            return self.config.learning_rate * jnp.where(fraction < 1, decayed, 1.0)
+
+        return optax.adam(rate)
 
     def init(self, key: PRNGKeyArray) -> IQLState:
         """A fresh state."""
@@ -91,50 +135,56 @@ class IQL(ActorCritic):
             value=value,
             critic=critic,
             target_critic=copy(critic),
-            actor_opt=adam_init(actor),
-            value_opt=adam_init(value),
-            critic_opt=adam_init(critic),
-            updates=jnp.zeros(()),
+            actor_opt=init_optimizer(self.actor_optimizer, actor),
+            value_opt=init_optimizer(self.optimizer, value),
+            critic_opt=init_optimizer(self.optimizer, critic),
         )
 
     def update(
-        self, state: IQLState, batch: Transition, key: PRNGKeyArray, n_conservative: int
+        self, state: IQLState, batch: Transition, key: PRNGKeyArray, conservative: Conservative
     ) -> tuple[IQLState, Metrics]:
         """Value, then actor and critics with the new value, then target critics."""
-        c, k, size = self.config, n_conservative, len(batch.reward)
+        c, size = self.config, len(batch.reward)
+        kept = conservative_rows(conservative, size)
         q = self.q(state, batch.obs, batch.action)
-        tau = jnp.where(jnp.arange(size) < k, c.expectile, c.online_expectile)
+        tau = jnp.where(kept, c.expectile, c.online_expectile)
 
         def value_loss(value: MLP) -> Float[Array, ""]:
             return expectile_loss(q - value(batch.obs)[:, 0], tau).mean()
 
         v_loss, grads = jax.value_and_grad(value_loss)(state.value)
-        value, value_opt = adam_update(state.value, grads, state.value_opt, c.learning_rate)
+        value, value_opt = apply_gradients(self.optimizer, state.value, grads, state.value_opt)
 
         # Both states in one product.
         v, next_value = jnp.split(value(jnp.concatenate([batch.obs, batch.next_obs]))[:, 0], 2)
         weight = advantage_weight(q - v, c.inverse_temperature)
 
         def actor_loss(actor: GaussianPolicy) -> Float[Array, ""]:
-            return -(weight * actor.log_prob(batch.obs, batch.action)).mean()
+            return regression_loss(actor.log_prob(batch.obs, batch.action), weight).mean()
 
         a_loss, grads = jax.value_and_grad(actor_loss)(state.actor)
-        actor, actor_opt = adam_update(state.actor, grads, state.actor_opt, self._actor_rate(state))
+        actor, actor_opt = apply_gradients(
+            self.actor_optimizer, state.actor, grads, state.actor_opt
+        )
 
-        if k < size:
-            # Max-Q targets, on the online-like rows only.
-            online_obs = batch.next_obs[k:]
+        # Max-Q values where rows can be online-like: behind a static number of conservative rows.
+        first = conservative if isinstance(conservative, int) else 0
+        if first < size:
+            online_obs = batch.next_obs[first:]
             candidates = state.actor.sample_n(online_obs, key, c.max_target_actions)
-            best = self.q(state, online_obs[:, None], candidates).max(-1)
-            next_value = jnp.concatenate([next_value[:k], best])
+            best = max_q_value(self.q(state, online_obs[:, None], candidates))
+            if isinstance(conservative, int):
+                next_value = jnp.concatenate([next_value[:first], best])
+            else:
+                next_value = jnp.where(kept, next_value, best)
         target = td_target(batch.reward, c.discount, batch.terminal.astype(float), next_value)
 
         def critic_loss(critic: CriticEnsemble) -> tuple[Float[Array, ""], Float[Array, ""]]:
             predicted = critic(batch.obs, batch.action)
-            return jnp.square(predicted - target).sum(0).mean(), predicted.mean()
+            return td_error(predicted, target).mean(), predicted.mean()
 
         (q_loss, q_mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critic)
-        critic, critic_opt = adam_update(state.critic, grads, state.critic_opt, c.learning_rate)
+        critic, critic_opt = apply_gradients(self.optimizer, state.critic, grads, state.critic_opt)
 
         new = IQLState(
             actor=actor,
@@ -144,7 +194,6 @@ class IQL(ActorCritic):
             actor_opt=actor_opt,
             value_opt=value_opt,
             critic_opt=critic_opt,
-            updates=state.updates + 1,
         )
         return new, {
             "critic_loss": q_loss,
@@ -156,11 +205,3 @@ class IQL(ActorCritic):
             "advantage_weight_mean": weight.mean(),
             "actor_std": jnp.exp(actor.log_std).mean(),
         }
-
-    def _actor_rate(self, state: IQLState) -> float | Float[Array, ""]:
-        """Cosine decay to 0 over the offline updates; the full rate again online."""
-        if self.decay_updates == 0:
-            return self.config.learning_rate
-        fraction = state.updates / self.decay_updates
-        decayed = 0.5 * (1 + jnp.cos(jnp.pi * fraction))
-        return self.config.learning_rate * jnp.where(fraction < 1, decayed, 1.0)

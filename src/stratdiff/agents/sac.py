@@ -5,6 +5,7 @@ critics it is RLPD (Ball et al. 2023, arXiv 2302.02948). It has no conservative 
 """
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax
@@ -12,31 +13,51 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from stratdiff.agents.base import ActorCritic, Metrics, polyak, td_target
+from stratdiff.agents.base import (
+    ActorCritic,
+    Conservative,
+    Metrics,
+    polyak,
+    soft_actor_loss,
+    td_error,
+    td_target,
+    temperature_gradient,
+)
+from stratdiff.agents.networks import CriticEnsemble, SquashedGaussianPolicy
 from stratdiff.data.batch import Transition
-from stratdiff.networks import CriticEnsemble, SquashedGaussianPolicy, adam_init, adam_update, copy
+from stratdiff.errors import UserError
+from stratdiff.nn import apply_gradients, copy, init_optimizer
+from stratdiff.options import Count, OpenFraction, Positive, Rate, Widths
 
 
 @dataclasses.dataclass(frozen=True)
 class SACConfig:
     """SAC's hyperparameters."""
 
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam learning rate of actor, critics and entropy temperature."""
-    actor_hidden: tuple[int, ...] = (256, 256)
+    actor_hidden: Widths = (256, 256)
     """Hidden layer widths of the actor."""
-    critic_hidden: tuple[int, ...] = (256, 256)
+    critic_hidden: Widths = (256, 256)
     """Hidden layer widths of the critics."""
-    discount: float = 0.99
+    discount: OpenFraction = 0.99
     """Discount γ."""
-    polyak: float = 0.005
+    polyak: Rate = 0.005
     """Rate at which target critics follow."""
-    critics: int = 2
+    critics: Count = 2
     """Ensemble size; RLPD uses 10."""
-    target_critics: int = 2
+    target_critics: Count = 2
     """Random members whose minimum is the TD target."""
     layer_norm: bool = False
     """Layer normalisation in the critics; RLPD uses it."""
+
+    def check(self) -> None:
+        """Raise `UserError` where the target takes more critics than there are."""
+        if self.target_critics > self.critics:
+            raise UserError(
+                f"--sac.target-critics is {self.target_critics}; it must be at most --sac.critics, "
+                f"{self.critics}."
+            )
 
 
 class SACState(eqx.Module):
@@ -53,11 +74,19 @@ class SACState(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class SAC(ActorCritic):
-    """The `Agent`. `n_conservative` is taken and not used."""
+    """The `Agent`. It has no conservative loss, so which rows are conservative changes nothing."""
 
     config: SACConfig
-    obs_dim: int
-    action_dim: int
+
+    options = SACConfig
+    name = "sac"
+    title = "SAC"
+    stratifies = False
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of actor, critics and entropy temperature."""
+        return optax.adam(self.config.learning_rate)
 
     def init(self, key: PRNGKeyArray) -> SACState:
         """A fresh state."""
@@ -72,13 +101,13 @@ class SAC(ActorCritic):
             critic=critic,
             target_critic=copy(critic),
             log_temperature=zero,
-            actor_opt=adam_init(actor),
-            critic_opt=adam_init(critic),
-            temperature_opt=adam_init(zero),
+            actor_opt=init_optimizer(self.optimizer, actor),
+            critic_opt=init_optimizer(self.optimizer, critic),
+            temperature_opt=init_optimizer(self.optimizer, zero),
         )
 
     def update(
-        self, state: SACState, batch: Transition, key: PRNGKeyArray, n_conservative: int
+        self, state: SACState, batch: Transition, key: PRNGKeyArray, conservative: Conservative
     ) -> tuple[SACState, Metrics]:
         """Critics, then the actor with the new critics, then the entropy temperature."""
         c = self.config
@@ -94,25 +123,25 @@ class SAC(ActorCritic):
 
         def critic_loss(critic: CriticEnsemble) -> tuple[Float[Array, ""], Float[Array, ""]]:
             predicted = critic(batch.obs, batch.action)
-            return jnp.square(predicted - target).sum(0).mean(), predicted.mean()
+            return td_error(predicted, target).mean(), predicted.mean()
 
         (q_loss, q_mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critic)
-        critic, critic_opt = adam_update(state.critic, grads, state.critic_opt, c.learning_rate)
+        critic, critic_opt = apply_gradients(self.optimizer, state.critic, grads, state.critic_opt)
 
         def actor_loss(actor: SquashedGaussianPolicy) -> tuple[Float[Array, ""], Float[Array, ""]]:
             action, log_prob = actor.sample_n(batch.obs, actor_key, 1)
             q = critic(batch.obs, action[:, 0])
             # RLPD's actor follows the ensemble's mean, SAC's the smaller of two critics.
             value = q.min(0) if c.critics == 2 else q.mean(0)
-            return (temperature * log_prob[:, 0] - value).mean(), log_prob.mean()
+            return soft_actor_loss(log_prob[:, 0], value, temperature).mean(), log_prob.mean()
 
         (a_loss, mean_log_prob), grads = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
-        actor, actor_opt = adam_update(state.actor, grads, state.actor_opt, c.learning_rate)
-        log_temperature, temperature_opt = adam_update(
+        actor, actor_opt = apply_gradients(self.optimizer, state.actor, grads, state.actor_opt)
+        log_temperature, temperature_opt = apply_gradients(
+            self.optimizer,
             state.log_temperature,
-            -(mean_log_prob - self.action_dim),
+            temperature_gradient(mean_log_prob, self.action_dim),
             state.temperature_opt,
-            c.learning_rate,
         )
         new = SACState(
             actor=actor,

@@ -1,8 +1,8 @@
-"""What a learner sees of one step of an environment."""
+"""What a learner sees of the steps of an environment."""
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 
 class Transition(NamedTuple):
@@ -16,3 +16,13 @@ class Transition(NamedTuple):
     """True where the environment really ended; a time limit is not an end."""
     mc_return: Float[Array, "*batch"]
     """Discounted return-to-go of the trajectory, V_ref of Cal-QL; -inf where unknown."""
+
+
+class Batch(NamedTuple):
+    """An online batch: transitions of D_off and D_on, and what is known of each."""
+
+    transitions: Transition
+    stored: PyTree
+    """What the score keeps with each transition (`Score.store`), leading axis the batch."""
+    online: Bool[Array, " batch"]
+    """True where the transition is from D_on."""

@@ -32,7 +32,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Dataset:
     """Steps of consecutive trajectories. The transition of row i leads to `observations[i + 1]`."""
 
@@ -49,8 +49,22 @@ class Dataset:
     """True at the last row of a trajectory: terminal or time limit."""
     transitions: Int[np.ndarray, " n"]
     """Rows that are transitions to learn from."""
-    mujoco: str | None = None
-    """The MuJoCo version it was made with, where known."""
+    metadata: Mapping[str, str | int | float] = dataclasses.field(default_factory=dict)
+    """What its file says besides: `mujoco` (the version it was made with), `author` ..."""
+
+    def __repr__(self) -> str:
+        rows, obs = self.observations.shape
+        return (
+            f"Dataset({self.name!r}: {rows:,} rows, {len(self):,} transitions, "
+            f"{np.count_nonzero(self.ends):,} episodes, {obs} observations, "
+            f"{self.actions.shape[1]} actions, from {self.env_id or 'an unnamed environment'})"
+        )
+
+    @property
+    def mujoco(self) -> str | None:
+        """The MuJoCo version it was made with, where known."""
+        version = self.metadata.get("mujoco")
+        return version if isinstance(version, str) else None
 
     def __len__(self) -> int:
         return len(self.transitions)
@@ -119,11 +133,12 @@ def returns_to_go(
     sparse: bool = False,
     successes: Bool[np.ndarray, " rows"] | None = None,
 ) -> Float[np.ndarray, " rows"]:
-    """Discounted return from every row to the end of its trajectory (METHOD 6, V_ref).
+    """Discounted return from every row to the end of its trajectory: V_ref of Cal-QL.
 
     A time limit ends a trajectory and bootstraps nothing. Rows after the last end belong to a
     trajectory that was cut off: their return is unknown, -inf. With `sparse` (AntMaze), a
-    trajectory without any `successes` row gets r / (1 - γ) at every row: it would have gone on so.
+    trajectory without any row of `successes` gets r / (1 - γ) at every row, the return of failing
+    for ever. See docs/method.md, section 6, and arXiv 2303.05479.
 
     Added up in float64, returned in the type of `rewards`.
     """
@@ -185,14 +200,32 @@ def _count_out(
     return out
 
 
+def finish_rows(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Close the last row of logged arrays, so that D4RL's rule loses no transition.
+
+    D4RL always drops the last row of a file. After a terminal one more row is added that belongs to
+    no trajectory: it repeats the observation and has no flag.
+    """
+    if not len(arrays["terminals"]) or not arrays["terminals"][-1]:
+        return arrays
+    out = {}
+    for key, array in arrays.items():
+        last = array[-1:]
+        repeat = key == "observations" or key.startswith("infos/")
+        out[key] = np.concatenate([array, last if repeat else np.zeros_like(last)])
+    return out
+
+
 def from_arrays(
     name: str,
     arrays: Mapping[str, np.ndarray],
     env_id: str | None = None,
     horizon: int | None = None,
-    mujoco: str | None = None,
+    metadata: Mapping[str, str | int | float] | None = None,
 ) -> Dataset:
-    """The data set of float32 arrays in D4RL's layout; `horizon`: for want of `timeouts`.
+    """The data set of float32 arrays in D4RL's layout; `horizon`: where there are no `timeouts`.
+
+    `observations` (N, S), `actions` (N, A) in [-1, 1], `rewards`, `terminals`, `timeouts` (N,).
 
     Raises:
         UserError: see `validate`.
@@ -209,7 +242,7 @@ def from_arrays(
         terminals=terminals,
         ends=ends,
         transitions=transitions,
-        mujoco=mujoco,
+        metadata=metadata or {},
     )
     validate(dataset)
     return dataset

@@ -3,17 +3,17 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from stratdiff.data.batch import Transition
 
 
 class Replay(eqx.Module):
-    """Ring buffer of transitions with the support actions of their states."""
+    """Ring buffer of transitions and of what the score stores with each."""
 
     data: Transition
-    support: Float[Array, "capacity support act"] | None
-    """Support actions drawn when the transition was stored; None: the method keeps none."""
+    stored: PyTree
+    """What the score computed when the transition was stored, leading axis the capacity."""
     inserted: Int[Array, ""]
     """Transitions ever stored."""
 
@@ -27,14 +27,12 @@ class Replay(eqx.Module):
         """Rows that hold a transition."""
         return jnp.minimum(self.inserted, self.capacity)
 
-    def insert(
-        self, transition: Transition, support: Float[Array, "support act"] | None
-    ) -> "Replay":
+    def insert(self, transition: Transition, stored: PyTree) -> "Replay":
         """Store one transition; the oldest makes room."""
         row = self.inserted % self.capacity
-        whole, new = (self.data, self.support), (transition, support)
-        data, actions = jax.tree.map(lambda w, n: w.at[row].set(n), whole, new)
-        return Replay(data, actions, self.inserted + 1)
+        whole, new = (self.data, self.stored), (transition, stored)
+        data, kept = jax.tree.map(lambda w, n: w.at[row].set(n), whole, new)
+        return Replay(data, kept, self.inserted + 1)
 
     def finish_episode(
         self,
@@ -64,11 +62,11 @@ class Replay(eqx.Module):
             returns = jnp.where(success, returns, rewards / (1 - discount))
         old = self.data.mc_return
         new = old.at[rows].set(jnp.where(back < length, returns, old[rows]))
-        return Replay(self.data._replace(mc_return=new), self.support, self.inserted)
+        return Replay(self.data._replace(mc_return=new), self.stored, self.inserted)
 
 
-def empty_replay(capacity: int, obs_dim: int, action_dim: int, support_actions: int) -> Replay:
-    """A buffer with no transitions; `support_actions` 0: it keeps no support."""
+def empty_replay(capacity: int, obs_dim: int, action_dim: int, stored: PyTree) -> Replay:
+    """A buffer with no transitions; `stored`: shapes of what is stored with one transition."""
     obs = jnp.zeros((capacity, obs_dim))
     terminal: Bool[Array, " capacity"] = jnp.zeros(capacity, bool)
     data = Transition(
@@ -79,5 +77,5 @@ def empty_replay(capacity: int, obs_dim: int, action_dim: int, support_actions: 
         terminal=terminal,
         mc_return=jnp.full(capacity, -jnp.inf),
     )
-    support = jnp.zeros((capacity, support_actions, action_dim)) if support_actions else None
-    return Replay(data, support, jnp.zeros((), jnp.int32))
+    kept = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), stored)
+    return Replay(data, kept, jnp.zeros((), jnp.int32))

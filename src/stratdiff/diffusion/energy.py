@@ -1,24 +1,21 @@
-"""Contrastive energy prediction: f_φ(s, a_t, t) learns log E[exp(β Q(s, a_0)) | a_t] (METHOD 2).
+"""Contrastive energy prediction: f_φ(s, a_t, t) learns log E[exp(β Q(s, a_0)) | a_t].
 
-Lu et al. 2023 (arXiv 2304.12824), self-normalised over the M support actions of a state.
+Lu et al. 2023 (arXiv 2304.12824), self-normalised over the M support actions of a state; see
+docs/method.md, section 2.
 """
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from stratdiff.cpu import sum_and_grad
 from stratdiff.diffusion.sde import VPSDE
-from stratdiff.networks import (
-    MLP,
-    FourierFeatures,
-    Linear,
-    adam_init,
-    adam_update,
-    sum_and_grad,
-)
+from stratdiff.nn import MLP, FourierFeatures, Linear, apply_gradients, init_optimizer
+from stratdiff.options import Count, Positive, Widths
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -27,14 +24,12 @@ Metrics = dict[str, Float[Array, ""]]
 class EnergyConfig:
     """The energy model and its training."""
 
-    hidden: tuple[int, ...] = (256, 256, 256, 256)
+    hidden: Widths = (256, 256, 256, 256)
     """Hidden layer widths."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam learning rate."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """States per offline update."""
-    inverse_temperature: float = 3.0
-    """β in exp(β Q), with Q in the suite's reference reward units."""
 
 
 class EnergyNet(eqx.Module):
@@ -75,7 +70,7 @@ class EnergyState(eqx.Module):
 def contrastive_loss(
     energy: Float[Array, "*batch support"], beta_q: Float[Array, "*batch support"]
 ) -> Float[Array, "*batch"]:
-    """-Σ_i softmax_i(β Q̄(s, a^i)) log softmax_i(f(s, a^i_t, t)) per state (METHOD 2)."""
+    """-Σ_i softmax_i(β Q̄(s, a^i)) log softmax_i(f(s, a^i_t, t)) per state."""
     return -(jax.nn.softmax(beta_q) * jax.nn.log_softmax(energy)).sum(-1)
 
 
@@ -88,38 +83,42 @@ class EnergyModel:
     action_dim: int
     sde: VPSDE = VPSDE()
 
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of the network."""
+        return optax.adam(self.config.learning_rate)
+
     def init(self, key: PRNGKeyArray) -> EnergyState:
         """Fresh weights."""
         net = EnergyNet(self.obs_dim, self.action_dim, key, self.config.hidden)
-        return EnergyState(net, adam_init(net))
+        return EnergyState(net, init_optimizer(self.optimizer, net))
 
     def update(
         self,
         state: EnergyState,
         obs: Float[Array, "batch obs"],
         support: Float[Array, "batch support act"],
-        q: Float[Array, "batch support"],
+        beta_q: Float[Array, "batch support"],
         key: PRNGKeyArray,
     ) -> tuple[EnergyState, Metrics]:
         """One contrastive step: one t per state, one noise per action.
 
-        `q` is the target Q of each support action, in reference reward units.
+        `beta_q` is β Q̄(s, a^i) of each support action, with Q̄ in reference reward units.
         """
-        t_key, noise_key = jax.random.split(key)
-        t = jax.random.uniform(t_key, (len(obs), 1), minval=self.sde.t_min, maxval=1.0)
+        size, (t_key, noise_key) = len(obs), jax.random.split(key)
+        t = jax.random.uniform(t_key, (size, 1), minval=self.sde.t_min, maxval=1.0)
         noisy = self.sde.perturb(support, t, jax.random.normal(noise_key, support.shape))
-        beta_q = self.config.inverse_temperature * q
 
         def loss(
             net: EnergyNet, rows: tuple[Float[Array, "..."], ...]
         ) -> tuple[Float[Array, ""], Metrics]:
             obs, noisy, t, beta_q = rows
             losses = contrastive_loss(net(obs[:, None], noisy, t), beta_q)
-            return losses.sum() / len(q), {}
+            return losses.sum() / size, {}
 
         rows = (obs, noisy, t, beta_q)
         (value, _), grads = sum_and_grad(loss, state.net, rows)
-        net, opt = adam_update(state.net, grads, state.opt, self.config.learning_rate)
+        net, opt = apply_gradients(self.optimizer, state.net, grads, state.opt)
         # The loss's floor is the entropy of the target weights; the excess is left to learn.
         entropy = contrastive_loss(beta_q, beta_q).mean()
         return EnergyState(net, opt), {"energy_loss": value, "energy_excess": value - entropy}

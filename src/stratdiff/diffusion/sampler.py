@@ -1,6 +1,6 @@
-"""DPM-Solver++ (2M): draw actions from a score function in a few steps (METHOD 3).
+"""DPM-Solver++ (2M): draw actions from a score function in a few steps.
 
-Lu et al. 2022 (arXiv 2211.01095), algorithm 2, data prediction.
+Lu et al. 2022 (arXiv 2211.01095), algorithm 2, data prediction; see docs/method.md, section 3.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Score = Callable[[Float[Array, "*batch act"], Float[Array, ""]], Float[Array, "*
 
 
 def guided(score: Score, energy: Callable[..., Float[Array, "*batch"]], scale: float) -> Score:
-    """The score of π_t: ∇ log π_t(a_t) = score(a_t, t) + w ∇_a f(a_t, t) (METHOD 3).
+    """The score of π_t: ∇ log π_t(a_t) = score(a_t, t) + w ∇_a f(a_t, t).
 
     `energy(a_t, t)` gives f for each action of the batch; `scale` is the guidance scale w.
     """

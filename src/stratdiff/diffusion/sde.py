@@ -1,4 +1,4 @@
-"""The variance-preserving SDE that turns actions into noise (METHOD 1; arXiv 2011.13456).
+"""The variance-preserving SDE that turns actions into noise (arXiv 2011.13456).
 
 With the linear schedule β(t) = β0 + t (β1 - β0) the perturbed action is a_t = α(t) a + σ(t) z.
 """

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from stratdiff.errors import UserError
 
 # Raised whenever the content of a checkpoint changes.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass
@@ -24,12 +24,12 @@ class Position:
     """Steps of the phase that are done."""
     total_steps: int = 0
     """Steps of all phases that are done."""
-    metrics_bytes: int = 0
-    """Length of metrics.jsonl at this point; what comes later is written again."""
+    log_points: int = 0
+    """Log points written so far; what comes later is logged again."""
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     """Wall time spent, by phase."""
     online_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Wall time of the online loop: `train.run._Shares`."""
+    """Wall time of the online loop: `train.session.Shares`."""
     episodes: list[int] = dataclasses.field(default_factory=list)
     """Current episode's number, by seed."""
     episode_lengths: list[int] = dataclasses.field(default_factory=list)

@@ -1,11 +1,11 @@
 """Episodes of a policy in its environment."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
-from stratdiff.tasks import Task, make_env
+from stratdiff.train.environments import Environments
 
 
 @runtime_checkable
@@ -23,26 +23,30 @@ def episode_seed(seed: int, purpose: int, episode: int) -> int:
 
 
 class Evaluator:
-    """Runs all episodes of all policies together; its environments are made once."""
+    """Runs all episodes of all policies together; its environments are made when first needed."""
 
-    def __init__(self, task: Task, seeds: tuple[int, ...], episodes: int) -> None:
-        self.task, self.seeds, self.episodes = task, seeds, episodes
-        self._envs = [[make_env(task.env_id) for _ in range(episodes)] for _ in seeds]
+    def __init__(self, environments: Environments, seeds: tuple[int, ...], episodes: int) -> None:
+        self.seeds, self.episodes = seeds, episodes
+        self._environments = environments
+        self._envs: list[list[Any]] = []
 
     def __call__(self, policy: Deterministic) -> Float[np.ndarray, "seeds episodes"]:
         """Undiscounted return of every episode, deterministic actions.
 
         Episode e of seed s always starts in the same state, so evaluations are paired.
         """
+        if not self._envs:
+            made = iter(self._environments.make(len(self.seeds) * self.episodes))
+            self._envs = [[next(made) for _ in range(self.episodes)] for _ in self.seeds]
         obs = np.stack(
             [
                 [env.reset(seed=episode_seed(seed, 1, e))[0] for e, env in enumerate(envs)]
                 for seed, envs in zip(self.seeds, self._envs, strict=True)
             ]
-        )
+        ).astype(np.float64)
         returns = np.zeros(obs.shape[:2])
         running = np.ones(obs.shape[:2], bool)
-        steps, limit = 0, self.task.horizon or 100_000
+        steps, limit = 0, self._environments.task.horizon or 100_000
         while running.any() and steps < limit:
             action = policy.mode(obs)
             for s, e in np.argwhere(running):
@@ -57,3 +61,4 @@ class Evaluator:
         for envs in self._envs:
             for env in envs:
                 env.close()
+        self._envs = []

@@ -8,156 +8,68 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import PyTreeDef
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-from stratdiff import stratify
 from stratdiff.agents.base import Metrics
-from stratdiff.data.batch import Transition
-from stratdiff.diffusion.sampler import guided
-from stratdiff.diffusion.score import BehaviourState
-from stratdiff.train.state import (
-    Accumulator,
-    DeviceData,
-    Learner,
-    Stream,
-    TrainState,
-    empty_accumulator,
-    stream,
-)
-
-Support = Float[Array, "n support act"]
+from stratdiff.algorithm import Keys
+from stratdiff.data.batch import Batch, Transition
+from stratdiff.data.device import DeviceData
+from stratdiff.train.dispatch import Carried
+from stratdiff.train.state import Accumulator, Setup, TrainState, empty_accumulator, stream
 
 
 def sample_batch(
-    learner: Learner,
-    state: TrainState,
-    data: DeviceData,
-    support: Support | None,
-    update: Int[Array, ""],
-) -> tuple[Transition, Float[Array, "batch support act"] | None, Bool[Array, " batch"]]:
-    """(batch, support actions of its states, which rows are from D_on).
-
-    The first rows are from D_off, the last ones from D_on once it holds `online_warmup`.
-    """
-    c = learner.config
-    offline_key, online_key = jax.random.split(stream(state.seed, Stream.BATCH, update))
-    index = jax.random.randint(offline_key, (c.batch_size,), 0, len(data.rows))
-    row = jax.random.randint(online_key, (c.batch_size,), 0, jnp.maximum(state.replay.size, 1))
-    n_offline = stratify.offline_like_count(c.offline_fraction, c.batch_size)
-    warm = state.replay.size >= c.online_warmup
-    online = warm & (jnp.arange(c.batch_size) >= n_offline)
+    setup: Setup, state: TrainState, data: DeviceData, stored: PyTree, update: Int[Array, ""]
+) -> Batch:
+    """Rows of D_off, then rows of D_on once it holds `setup.warmup` transitions."""
+    size = setup.batch_size
+    offline_key, online_key = jax.random.split(stream(state.seed, "batch", update))
+    index = data.sample_index(offline_key, size)
+    row = jax.random.randint(online_key, (size,), 0, jnp.maximum(state.replay.size, 1))
+    warm = state.replay.size >= setup.warmup
+    online = warm & (jnp.arange(size) >= setup.offline_rows)
 
     def choose(on: Shaped[Array, "batch ..."], off: Shaped[Array, "batch ..."]) -> Array:
         return jnp.where(online.reshape(-1, *[1] * (on.ndim - 1)), on, off)
 
     batch = jax.tree.map(lambda on, off: choose(on[row], off), state.replay.data, data.take(index))
-    actions = None
-    if support is not None:
-        assert state.replay.support is not None
-        actions = choose(state.replay.support[row], support[index])
-    return batch, actions, online
-
-
-def alignment(
-    learner: Learner,
-    state: TrainState,
-    batch: Transition,
-    support: Float[Array, "batch support act"] | None,
-    update: Int[Array, ""],
-) -> Float[Array, " batch"]:
-    """The alignment score of every row by the configured method (METHOD 4)."""
-    c, key = learner.config, stream(state.seed, Stream.ALIGNMENT, update)
-    if c.method == "random":
-        return jax.random.uniform(key, batch.reward.shape)
-    if c.alignment == "support":
-        assert support is not None
-        q = learner.support_q(state.agent, batch.obs, support)
-        weighted = c.guidance_scale * c.energy.inverse_temperature * q
-        return stratify.support_alignment(batch.action, support, weighted)
-    assert state.behaviour is not None
-    score = learner.behaviour.score(state.behaviour.ema, batch.obs)
-    if c.needs_energy:
-        assert state.energy is not None
-        net = learner.behaviour.for_sampling(state.energy.net)
-        score = guided(score, lambda a, t: net(batch.obs, a, t), c.guidance_scale)
-    noise = jax.random.normal(key, batch.action.shape)
-    return stratify.guided_alignment(batch.action, learner.behaviour.sample(score, noise))
+    kept = jax.tree.map(lambda on, off: choose(on[row], off[index]), state.replay.stored, stored)
+    return Batch(batch, kept, online)
 
 
 def online_update(
-    learner: Learner,
-    state: TrainState,
-    data: DeviceData,
-    support: Support | None,
-    update: Int[Array, ""],
+    setup: Setup, state: TrainState, data: DeviceData, stored: PyTree, update: Int[Array, ""]
 ) -> tuple[TrainState, Metrics]:
     """One stratified update of one seed; `update` counts the online updates."""
-    c = learner.config
-    batch, actions, online = sample_batch(learner, state, data, support, update)
-    metrics: Metrics = {}
-    if c.method != "base":
-        values = alignment(learner, state, batch, actions, update)
-        metrics |= stratify.diagnostics(values, online, learner.k)
-        order = stratify.split(values, learner.k)
-        stratified = jax.tree.map(lambda x: x[order], batch)
-    else:
-        stratified = batch
-    if c.needs_energy:
-        assert state.energy is not None and actions is not None
-        # With the Q of before the update, as the alignment above.
-        q = learner.support_q(state.agent, batch.obs, actions)
-        energy_key = stream(state.seed, Stream.ONLINE_ENERGY, update)
-        energy, more = learner.energy.update(state.energy, batch.obs, actions, q, energy_key)
-        state = eqx.tree_at(lambda s: s.energy, state, energy)
-        metrics |= more
-    key = stream(state.seed, Stream.AGENT, update)
-    agent, more = _isolated(
-        lambda s, b: learner.agent.update(s, b, key, learner.k), update, state.agent, stratified
-    )
-    return eqx.tree_at(lambda s: s.agent, state, agent), metrics | more
-
-
-def _isolated(
-    function: Callable[..., tuple[Any, Metrics]], update: Int[Array, ""], *operands: Any
-) -> tuple[Any, Metrics]:
-    """`function(*operands)` as a computation of its own in the compiled program.
-
-    The compiler does not fuse across a branch, so the base algorithm's sums round the same
-    whatever surrounds them: ρ = 1 gives its bits. The branch is always taken.
-    """
-    shapes = jax.eval_shape(function, *operands)
-    return jax.lax.cond(
-        update >= 0,
-        function,
-        lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
-        *operands,
-    )
+    batch = sample_batch(setup, state, data, stored, update)
+    keys = Keys(*(stream(state.seed, purpose, update) for purpose in Keys._fields))
+    learned, metrics = setup.algorithm.update(state.learned, batch, keys)
+    return eqx.tree_at(lambda s: s.learned, state, learned), metrics
 
 
 def choose_action(
-    learner: Learner, state: TrainState, obs: Float[Array, " obs"], step: Int[Array, ""]
+    setup: Setup, state: TrainState, obs: Float[Array, " obs"], step: Int[Array, ""]
 ) -> TrainState:
-    """The state with the exploring action of environment step `step`, for one seed."""
-    key = stream(state.seed, Stream.ACT, step)
-    action = learner.agent.policy(state.agent).sample(obs, key)
-    return eqx.tree_at(lambda s: s.action, state, action)
+    """The state with the exploring action of environment step `step` in `obs`, for one seed."""
+    policy = setup.algorithm.agent.policy(state.learned.agent)
+    action = policy.sample(obs, stream(state.seed, "act", step))
+    return eqx.tree_at(lambda s: (s.obs, s.action), state, (obs, action))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def first_action(learner: Learner, state: TrainState, obs: Float[Array, "seeds obs"]) -> TrainState:
-    """The state with the action of environment step 0, for every seed."""
-    zero = jnp.zeros((), jnp.int32)
-    return jax.vmap(lambda s, o: choose_action(learner, s, o, zero))(state, obs)
+def act_in(
+    setup: Setup, state: TrainState, obs: Float[Array, "seeds obs"], step: Int[Array, ""]
+) -> TrainState:
+    """The state with the actions of environment step `step` in these states, for every seed."""
+    return jax.vmap(lambda s, o: choose_action(setup, s, o, step))(state, obs)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
 def online_step(
-    learner: Learner,
+    setup: Setup,
     state: TrainState,
     total: Accumulator,
     data: DeviceData,
-    support: Float[Array, "seeds n support act"] | None,
+    stored: PyTree,
     transition: Transition,
     next_obs: Float[Array, "seeds obs"],
     step: Int[Array, ""],
@@ -171,140 +83,109 @@ def online_step(
     def one(
         state: TrainState,
         total: Accumulator,
-        support: Support | None,
+        stored: PyTree,
         transition: Transition,
         next_obs: Float[Array, " obs"],
     ) -> tuple[TrainState, Accumulator]:
-        actions = None
-        if learner.config.needs_support:
-            assert state.behaviour is not None
-            key = stream(state.seed, Stream.ONLINE_SUPPORT, step)
-            actions = learner.behaviour.support(state.behaviour, transition.obs[None], key[None])[0]
-        replay = state.replay.insert(transition, actions)
+        key = stream(state.seed, "store", step)
+        score = setup.algorithm.score
+        kept = score.store(state.learned.score, transition.obs[None], key[None])
+        replay = state.replay.insert(transition, jax.tree.map(lambda x: x[0], kept))
         state = eqx.tree_at(lambda s: s.replay, state, replay)
 
         def update(state: TrainState, i: Int[Array, ""]) -> tuple[TrainState, Metrics]:
-            number = step * learner.config.utd + i
-            return online_update(learner, state, data, support, number)
+            return online_update(setup, state, data, stored, step * setup.utd + i)
 
-        utd = learner.config.utd
-        state, metrics = jax.lax.scan(update, state, jnp.arange(utd))
-        total = total.add(metrics, jnp.full(utd, step))
-        return choose_action(learner, state, next_obs, step + 1), total
+        state, metrics = jax.lax.scan(update, state, jnp.arange(setup.utd))
+        total = total.add(metrics, jnp.full(setup.utd, step))
+        return choose_action(setup, state, next_obs, step + 1), total
 
-    return jax.vmap(one)(state, total, support, transition, next_obs)
+    return jax.vmap(one)(state, total, stored, transition, next_obs)
+
+
+def _part(state: TrainState, setup: Setup) -> list[PyTree]:
+    """The parts of the state that no online update changes."""
+    return [getattr(state.learned.score, name) for name in setup.algorithm.score.frozen]
+
+
+def _with_part(state: TrainState, setup: Setup, part: list[PyTree]) -> TrainState:
+    if not part:
+        return state
+    where = functools.partial(_part, setup=setup)
+    return eqx.tree_at(where, state, part, is_leaf=lambda x: x is None)
 
 
 @functools.lru_cache(maxsize=8)
-def _flat_step(learner: Learner, carry: PyTreeDef, constant: PyTreeDef) -> Callable[..., Any]:
-    """`online_step` on the leaves of (state, total) and of (data, support, behaviour)."""
+def _step(setup: Setup) -> Callable[..., tuple[TrainState, Accumulator]]:
+    """`online_step` as `Carried` takes it; what is frozen need not come back."""
 
     def step(
-        leaves: list[Array],
-        constants: list[Array],
-        transition: Transition,
-        next_obs: Float[Array, "seeds obs"],
-        number: Int[Array, ""],
-    ) -> list[Array]:
-        state, total = jax.tree.unflatten(carry, leaves)
-        data, support, behaviour = jax.tree.unflatten(constant, constants)
-        state = _with_behaviour(state, behaviour)
-        state, total = online_step(
-            learner, state, total, data, support, transition, next_obs, number
-        )
-        return jax.tree.leaves((_with_behaviour(state, None), total))
+        carry: tuple[TrainState, Accumulator],
+        constant: tuple[list[PyTree], DeviceData, PyTree],
+        *new: Any,
+    ) -> tuple[TrainState, Accumulator]:
+        (state, total), (frozen, *rest) = carry, constant
+        state, total = online_step(setup, _with_part(state, setup, frozen), total, *rest, *new)
+        return _with_part(state, setup, [None] * len(frozen)), total
 
-    return jax.jit(step, donate_argnums=0)
-
-
-def _with_behaviour(state: TrainState, behaviour: BehaviourState | None) -> TrainState:
-    return eqx.tree_at(lambda s: s.behaviour, state, behaviour, is_leaf=lambda x: x is None)
+    return step
 
 
 class Loop:
-    """The online phase between two dispatches, as flat lists of arrays.
+    """The online phase between two dispatches."""
 
-    To take a state's modules apart and put them together at every step takes Python longer than
-    the dispatch itself. The frozen behaviour model stands aside: it need not come back.
-    """
+    def __init__(self, setup: Setup, state: TrainState, data: DeviceData, stored: PyTree) -> None:
+        self._setup, self._frozen = setup, _part(state, setup)
+        self._empty = empty_online_accumulator(setup, state, data, stored)
+        constant = self._frozen, data, stored
+        self._carried = Carried(_step(setup), self._carry(state), constant)
 
-    def __init__(
-        self,
-        learner: Learner,
-        state: TrainState,
-        data: DeviceData,
-        support: Float[Array, "seeds n support act"] | None,
-    ) -> None:
-        self._empty = empty_online_accumulator(learner, state, data, support)
-        self._data = data, support
-        self._set(state, self._fresh_total())
-        index = jax.tree.unflatten(self._carry, range(len(self._leaves)))
-        self._action: int = index[0].action
-        self._step = _flat_step(learner, self._carry, jax.tree.structure(self._constants_tree))
-
-    def _set(self, state: TrainState, total: Accumulator) -> None:
-        self._constants_tree = *self._data, state.behaviour
-        self._constants = jax.tree.leaves(self._constants_tree)
-        changing = _with_behaviour(state, None), total
-        self._leaves, self._carry = jax.tree.flatten(changing)
-
-    def _get(self) -> tuple[TrainState, Accumulator]:
-        state, total = jax.tree.unflatten(self._carry, self._leaves)
-        return _with_behaviour(state, self._constants_tree[-1]), total
+    def _carry(
+        self, state: TrainState, total: Accumulator | None = None
+    ) -> tuple[TrainState, Accumulator]:
+        fresh = jax.tree.map(jnp.copy, self._empty) if total is None else total
+        return _with_part(state, self._setup, [None] * len(self._frozen)), fresh
 
     @property
     def state(self) -> TrainState:
         """The training state as it is now; the next step donates its arrays."""
-        return self._get()[0]
+        return _with_part(self._carried.carry[0], self._setup, self._frozen)
 
     @state.setter
     def state(self, state: TrainState) -> None:
-        self._set(state, self._get()[1])
+        self._carried.carry = self._carry(state, self._carried.carry[1])
 
     def action(self) -> Float[np.ndarray, "seeds act"]:
         """The action to take next; waits for the device."""
-        return np.array(self._leaves[self._action])  # a copy: the state is donated
+        return np.array(self._carried.leaf(lambda carry: carry[0].action))  # the state is donated
 
     def step(
         self, transition: Transition, next_obs: Float[np.ndarray, "seeds obs"], number: int
     ) -> None:
         """`online_step`. NumPy arrays: a compiled function takes them faster than device arrays."""
-        self._leaves = self._step(
-            self._leaves, self._constants, transition, next_obs, np.int32(number)
-        )
+        self._carried(transition, next_obs, np.int32(number))
 
     def take_total(self) -> Accumulator:
         """The sums of metrics since the last call."""
-        state, total = self._get()
-        self._set(state, self._fresh_total())
+        total = self._carried.carry[1]
+        self._carried.carry = self._carry(self.state)
         return total
-
-    def _fresh_total(self) -> Accumulator:
-        return jax.tree.map(jnp.copy, self._empty)
 
 
 def empty_online_accumulator(
-    learner: Learner,
-    state: TrainState,
-    data: DeviceData,
-    support: Float[Array, "seeds n support act"] | None,
+    setup: Setup, state: TrainState, data: DeviceData, stored: PyTree
 ) -> Accumulator:
     """Zero sums of the metrics that an online update reports."""
-    update = jax.vmap(
-        lambda s, actions: online_update(learner, s, data, actions, jnp.zeros((), jnp.int32))
-    )
-    names = tuple(jax.eval_shape(update, state, support)[1])
+    update = jax.vmap(lambda s, kept: online_update(setup, s, data, kept, jnp.zeros((), jnp.int32)))
+    names = tuple(jax.eval_shape(update, state, stored)[1])
     return jax.vmap(lambda _: empty_accumulator(names))(state.seed)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def finish_episodes(
-    learner: Learner, state: TrainState, lengths: Int[Array, " seeds"]
-) -> TrainState:
+def finish_episodes(setup: Setup, state: TrainState, lengths: Int[Array, " seeds"]) -> TrainState:
     """Fill in the returns-to-go of episodes that just ended; length 0: still running."""
-    c = learner.config
-    failure = learner.reward.shift if c.recipe == "antmaze" else None
-    replay = jax.vmap(lambda r, n: r.finish_episode(n, c.agent.discount, learner.horizon, failure))(
-        state.replay, lengths
-    )
+    discount = setup.algorithm.agent.discount
+    replay = jax.vmap(
+        lambda r, n: r.finish_episode(n, discount, setup.horizon, setup.failure_reward)
+    )(state.replay, lengths)
     return eqx.tree_at(lambda s: s.replay, state, replay)

@@ -1,256 +1,93 @@
-"""The training state: one pytree with everything that learns, and its construction.
+"""The training state: one pytree with everything that changes, and what is static beside it.
 
 Every array of the state has a leading axis over seeds. Randomness is a pure function of (seed,
 purpose, step), so there is no generator state to lose: see `stream`.
 """
 
 import dataclasses
-import enum
-from typing import Any
+import zlib
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from stratdiff.agents import IQL, SAC, Agent, CalQL
-from stratdiff.config import Config
-from stratdiff.data.batch import Transition
-from stratdiff.data.dataset import Dataset, aligned_empty, returns_to_go
+from stratdiff.algorithm import State, StratDiff
 from stratdiff.data.replay import Replay, empty_replay
-from stratdiff.diffusion.energy import EnergyModel, EnergyState
-from stratdiff.diffusion.score import BehaviourModel, BehaviourState
-from stratdiff.errors import UserError
-from stratdiff.networks import stack
-from stratdiff.stratify import offline_like_count
-from stratdiff.tasks import Task, contradict
+from stratdiff.nn import stack
+
+# Purposes that draw random numbers; others have a number made of their name.
+_PURPOSES = (
+    *("init", "base", "behaviour", "support", "energy", "batch", "agent", "score"),
+    *("score_update", "store", "act"),
+)
 
 
-class Stream(enum.IntEnum):
-    """Purposes that draw random numbers, each from its own stream."""
-
-    INIT = 0
-    BASE = 1
-    BEHAVIOUR = 2
-    SUPPORT = 3
-    ENERGY = 4
-    BATCH = 5
-    AGENT = 6
-    ALIGNMENT = 7
-    ONLINE_ENERGY = 8
-    ONLINE_SUPPORT = 9
-    ACT = 10
-
-
-def stream(seed: Int[Array, ""], purpose: Stream, step: Int[Array, ""] | int = 0) -> PRNGKeyArray:
+def stream(seed: Int[Array, ""], purpose: str, step: Int[Array, ""] | int = 0) -> PRNGKeyArray:
     """The random key of one purpose at one step of one seed."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), step)
+    known = purpose in _PURPOSES
+    number = _PURPOSES.index(purpose) if known else zlib.crc32(purpose.encode()) | 1 << 31
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), step)
 
 
 class TrainState(eqx.Module):
     """All that changes during training."""
 
     seed: Int[Array, "*seeds"]
-    agent: Any
-    behaviour: BehaviourState | None
-    energy: EnergyState | None
+    learned: State
     replay: Replay
+    obs: Float[Array, "*seeds obs"]
+    """The normalised state that `action` was chosen in."""
     action: Float[Array, "*seeds act"]
     """The action to take in the next environment step."""
 
 
-class DeviceData(eqx.Module):
-    """D_off on the device, shared by all seeds. Row i of `rows` leads from obs[i] to obs[i+1].
-
-    On the CPU this is the memory of the data set's own arrays where they are aligned, as those read
-    from a file are: nothing may write to them while it is in use, and it must never be donated.
-    """
-
-    obs: Float[Array, "raw obs"]
-    action: Float[Array, "raw act"]
-    reward: Float[Array, " raw"]
-    terminal: Bool[Array, " raw"]
-    mc_return: Float[Array, " raw"]
-    rows: Int[Array, " n"]
-    mean: Float[Array, " obs"]
-    std: Float[Array, " obs"]
-    """`obs` are the raw states; `states` normalises them where they are looked up."""
-
-    def states(self, row: Int[Array, "*batch"]) -> Float[Array, "*batch obs"]:
-        """The normalised states of these rows of the file."""
-        # Not a division: the compiler makes this of it, or does not, by the number of seeds.
-        return (self.obs[row] - self.mean) * (1 / self.std)
-
-    def take(self, index: Int[Array, " batch"]) -> Transition:
-        """The transitions of these indices, 0 to n - 1."""
-        row = self.rows[index]
-        return Transition(
-            obs=self.states(row),
-            action=self.action[row],
-            reward=self.reward[row],
-            next_obs=self.states(row + 1),
-            terminal=self.terminal[row],
-            mc_return=self.mc_return[row],
-        )
-
-
 @dataclasses.dataclass(frozen=True)
-class RewardRule:
-    """Training reward = scale · r + shift; Q in training units / q_divisor is in reference units.
+class Setup:
+    """What is static in a run, beside the algorithm. Hashable: compiled functions close on it."""
 
-    METHOD 7, "Reward units".
-    """
-
-    scale: float
-    shift: float
-    q_divisor: float
-
-
-def reward_rule(config: Config, dataset: Dataset) -> RewardRule:
-    """The rule of the config's recipe.
-
-    Raises:
-        UserError: the locomotion rule has no two trajectories of different return to go by.
-    """
-    if config.recipe == "antmaze":
-        return (
-            RewardRule(10.0, -5.0, 10.0) if config.base == "calql" else RewardRule(1.0, -1.0, 1.0)
-        )
-    if config.reward_scale > 0:
-        return RewardRule(config.reward_scale, 0.0, 1.0)
-    returns = dataset.episode_returns
-    spread = float(np.ptp(returns)) if len(returns) else 0.0
-    if spread <= 0:
-        raise UserError(
-            f"data set {dataset.name!r} has {len(returns)} complete trajectories, all of the same "
-            "return, so rewards cannot be scaled by the range of returns; give --reward-scale."
-        )
-    return RewardRule(1000 / spread, 0.0, 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Learner:
-    """Everything static of a run: sizes, hyperparameters, units. Hashable: jit closes on it."""
-
-    config: Config
-    agent: Agent
-    behaviour: BehaviourModel
-    energy: EnergyModel
-    reward: RewardRule
-    k: int
-    """Offline-like rows of an online batch."""
+    algorithm: StratDiff
+    obs_dim: int
+    action_dim: int
+    batch_size: int
+    """Transitions of an online batch."""
+    offline_rows: int
+    """How many of them are from D_off."""
+    warmup: int
+    """Online transitions before batches hold any of them."""
+    utd: int
+    """Updates per environment step."""
+    capacity: int
+    """Transitions that the replay buffer holds."""
     horizon: int
     """Longest episode that the replay buffer has to look back on."""
-    capacity: int
+    failure_reward: float | None
+    """Training reward of every step of an episode that missed a sparse goal; None: not sparse."""
 
     def init(self, seeds: tuple[int, ...]) -> TrainState:
         """The state of these seeds before any training."""
         return stack([self._init_one(seed) for seed in seeds])
 
     def _init_one(self, seed: int) -> TrainState:
-        keys = jax.random.split(stream(jnp.asarray(seed, jnp.int32), Stream.INIT), 3)
-        c, support = self.config, self.config.behaviour.support_actions
+        number = jnp.asarray(seed, jnp.int32)
+        learned = self.algorithm.init(stream(number, "init"))
         return TrainState(
-            seed=jnp.asarray(seed, jnp.int32),
-            agent=self.agent.init(keys[0]),
-            behaviour=self.behaviour.init(keys[1]) if c.needs_behaviour else None,
-            energy=self.energy.init(keys[2]) if c.needs_energy else None,
+            seed=number,
+            learned=learned,
             replay=empty_replay(
-                self.capacity,
-                self.agent.obs_dim,
-                self.agent.action_dim,
-                support if c.needs_support else 0,
+                self.capacity, self.obs_dim, self.action_dim, self.stored_shapes(learned)
             ),
-            action=jnp.zeros(self.agent.action_dim),
+            obs=jnp.zeros(self.obs_dim),
+            action=jnp.zeros(self.action_dim),
         )
 
-    def support_q(
-        self,
-        agent_state: Any,
-        obs: Float[Array, "batch obs"],
-        support: Float[Array, "batch support act"],
-    ) -> Float[Array, "batch support"]:
-        """Q̄ of support actions in reference reward units, for a softmax over them."""
-        return self.agent.support_q(agent_state, obs, support) / self.reward.q_divisor
-
-
-def make_learner(config: Config, task: Task, dataset: Dataset) -> Learner:
-    """The static parts of a run.
-
-    Raises:
-        UserError: data and environment do not fit, or the data cannot serve the base algorithm.
-    """
-    for what, found, expected in (
-        ("observations", dataset.observations.shape[1], task.obs_dim),
-        ("actions", dataset.actions.shape[1], task.action_dim),
-    ):
-        if found != expected:
-            raise UserError(
-                f"data set {dataset.name!r} has {what} of size {found} but environment "
-                f"{task.env_id!r} has size {expected}; give the --env that the data came from."
-            )
-    if dataset.env_id and contradict(dataset.env_id, task.env_id):
-        raise UserError(
-            f"data set {dataset.name!r} was collected in {dataset.env_id!r}, not in environment "
-            f"{task.env_id!r}; leave out --env, or give a data set of that environment."
-        )
-    limit = task.longest_trajectory
-    if limit is not None and dataset.longest > limit:
-        raise UserError(
-            f"data set {dataset.name!r} has a trajectory of {dataset.longest} rows but environment "
-            f"{task.env_id!r} cuts episodes after {task.horizon} steps; mark where episodes end in "
-            "`timeouts`, or give the --env that the data came from."
-        )
-    if config.base == "calql" and config.calql.calibrate and not dataset.ends.any():
-        raise UserError(
-            f"data set {dataset.name!r} has no complete trajectory (no terminal and no timeout), "
-            "so Cal-QL has no return to calibrate with; mark the ends in `timeouts`, or give "
-            "--calql.calibrate False (plain CQL) or --base iql."
-        )
-    obs_dim, action_dim = task.obs_dim, task.action_dim
-    agent: Agent
-    if config.base == "iql":
-        agent = IQL(config.iql, obs_dim, action_dim, config.offline_steps)
-    elif config.base == "calql":
-        agent = CalQL(config.calql, obs_dim, action_dim)
-    else:
-        agent = SAC(config.sac, obs_dim, action_dim)
-    rho = config.rho if config.method != "base" else 1.0
-    capacity = max(config.online_steps, 1)
-    return Learner(
-        config=config,
-        agent=agent,
-        behaviour=BehaviourModel(config.behaviour, obs_dim, action_dim),
-        energy=EnergyModel(config.energy, obs_dim, action_dim),
-        reward=reward_rule(config, dataset),
-        k=offline_like_count(rho, config.batch_size),
-        horizon=min(task.horizon or capacity, capacity),
-        capacity=capacity,
-    )
-
-
-def to_device(learner: Learner, dataset: Dataset) -> DeviceData:
-    """States and what they are normalised with, training rewards and returns-to-go."""
-    rule, c = learner.reward, learner.config
-    mean, std = dataset.normalizer()
-    rewards = aligned_empty(dataset.rewards.shape, np.float32)
-    np.multiply(dataset.rewards, rule.scale, out=rewards, dtype=np.float64, casting="same_kind")
-    rewards += np.float32(rule.shift)
-    sparse = c.recipe == "antmaze"
-    mc_return = returns_to_go(
-        rewards, dataset.ends, c.agent.discount, sparse, dataset.rewards > 0 if sparse else None
-    )
-    return DeviceData(
-        obs=jax.device_put(dataset.observations, may_alias=True),
-        action=jax.device_put(dataset.actions, may_alias=True),
-        reward=jax.device_put(rewards, may_alias=True),
-        terminal=jnp.asarray(dataset.terminals),
-        mc_return=jnp.asarray(mc_return),
-        rows=jax.device_put(dataset.transitions.astype(np.int32, copy=False), may_alias=True),
-        mean=jnp.asarray(mean),
-        std=jnp.asarray(std),
-    )
+    def stored_shapes(self, learned: State) -> PyTree:
+        """Shapes and types of what the score stores with one transition of one seed."""
+        store, obs = self.algorithm.score.store, jax.ShapeDtypeStruct((1, self.obs_dim), np.float32)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+        rows = jax.eval_shape(store, learned.score, obs, keys)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows)
 
 
 class Accumulator(eqx.Module):

@@ -10,7 +10,7 @@ from collections import deque
 import numpy as np
 from jaxtyping import Float, Int
 
-from stratdiff.envs.antmaze import CELL, cell_xy, walls, xy_cell
+from stratdiff.envs.mazes import CELL, cell_xy, walls, xy_cell
 
 # Signs that make all ankles bend the same way; legs in joint order.
 _BEND = np.array([1.0, -1.0, -1.0, 1.0])

@@ -1,7 +1,8 @@
-"""Finished offline phases, shared by runs that would compute the same.
+"""Finished phases, shared by runs that would compute the same.
 
 The variants of a comparison differ online; their seeds start from the same pre-trained agents. What
-a phase reads decides its key, so a run that takes a phase from here ends as one that trained it.
+a phase and those before it read decides its key, so a run that takes a phase from here ends as one
+that trained it.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,35 +20,16 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from stratdiff.config import Base, Config
+from stratdiff.config import Config, flat_options
 from stratdiff.data.lock import locked
+from stratdiff.phases import Phase, StorePhase
 
-# The part of the training state that each phase trains.
-PART = {"base": "agent", "behaviour": "behaviour", "energy": "energy"}
-# Options that no offline phase reads, and those that a phase does not. All others are in its key,
-# so an option that is new makes it a phase of its own.
-_ONLINE = {
-    *("method", "alignment", "rho", "guidance_scale", "online_steps", "utd", "eval_interval"),
-    *("offline_fraction", "online_warmup", "checkpoint_seconds", "save_policies"),
-}
-_OF_BASE = {
-    *("base", "offline_steps", "offline_eval_interval", "eval_episodes", "batch_size"),
-    *("reward_scale", *get_args(Base)),
-}
-_OF_BEHAVIOUR = {"behaviour", "behaviour_steps"}
-_OF_ENERGY = {"energy", "energy_steps"}
-_IGNORED: dict[str, set[str]] = {
-    "base": _OF_BEHAVIOUR | _OF_ENERGY,
-    "behaviour": _OF_BASE | _OF_ENERGY,
-    "support": _OF_BASE | _OF_ENERGY,
-    "energy": set(),
-}
-# Options of the behaviour model that its training does not read, only what is drawn from it.
-_SAMPLING = ("solver_steps", "time_grid", "precision", "support_actions")
+# What every phase reads: where, on which seeds, and how often it logs.
+_ALWAYS = ("env", "recipe", "seeds", "log_interval")
 
 
 @dataclasses.dataclass(frozen=True)
-class Phase:
+class Finished:
     """What a finished phase leaves."""
 
     arrays: dict[str, np.ndarray]
@@ -58,41 +40,56 @@ class Phase:
     """Wall time that it took."""
 
 
-class Pretrained:
+def options_read(
+    phase: Phase | StorePhase, phases: tuple[Phase | StorePhase, ...], config: Config
+) -> dict[str, Any]:
+    """The options that decide what a phase computes: its own, and those of the ones before it."""
+    names, waiting = {*_ALWAYS}, [phase]
+    while waiting:
+        one = waiting.pop()
+        names |= {*one.reads}
+        waiting += [p for p in phases if p.name in one.after]
+    table = flat_options(config)
+    return {
+        key: value
+        for key, value in table.items()
+        if any(key == name or key.startswith(f"{name}.") for name in names)
+    }
+
+
+class SharedPhases:
     """A folder of finished phases."""
 
     def __init__(
-        self, folder: Path, config: Config, fingerprint: str, versions: dict[str, str]
+        self,
+        folder: Path,
+        config: Config,
+        phases: tuple[Phase | StorePhase, ...],
+        fingerprint: str,
+        versions: dict[str, str],
     ) -> None:
-        self._folder, self._config = folder, config
+        self._folder, self._config, self._phases = folder, config, phases
         self._about = {"fingerprint": fingerprint, "versions": versions}
 
-    def folder(self, phase: str) -> Path:
+    def folder(self, phase: Phase | StorePhase) -> Path:
         """Where the phase of this run stands or will stand: its key is in the name."""
-        options = dataclasses.asdict(self._config)
-        others = {base for base in get_args(Base) if base != self._config.base}
-        for name in _ONLINE | _IGNORED[phase] | others:
-            del options[name]
-        if phase == "behaviour":
-            for name in _SAMPLING:
-                del options[phase][name]
-        about = self._about | options
+        about = self._about | options_read(phase, self._phases, self._config)
         text = json.dumps(about, sort_keys=True)
-        return self._folder / f"{phase}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        return self._folder / f"{phase.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     @contextlib.contextmanager
-    def turn(self, phase: str) -> Iterator[None]:
+    def turn(self, phase: Phase | StorePhase) -> Iterator[None]:
         """Wait while another run is at this very phase."""
         with locked(self.folder(phase)):
             yield
 
-    def load(self, phase: str, template: PyTree) -> tuple[PyTree, Phase] | None:
+    def load(self, phase: Phase, template: PyTree) -> tuple[PyTree, Finished] | None:
         """(the part of the state, what the phase left); None: not there, or damaged."""
         folder = self.folder(phase)
         paths, structure = jax.tree_util.tree_flatten_with_path(template)
         try:
             about = json.loads((folder / "phase.json").read_text())
-            found = Phase(load_file(folder / "arrays.safetensors"), **about)
+            found = Finished(load_file(folder / "arrays.safetensors"), **about)
             leaves = [found.arrays[jax.tree_util.keystr(path)] for path, _ in paths]
         except (OSError, ValueError, TypeError, KeyError, SafetensorError):
             shutil.rmtree(folder, ignore_errors=True)  # damaged; it will be trained again
@@ -100,7 +97,9 @@ class Pretrained:
         part = jax.tree_util.tree_unflatten(structure, map(jax.numpy.array, leaves))
         return part, found
 
-    def save(self, phase: str, part: PyTree, records: list[dict[str, Any]], seconds: float) -> None:
+    def save(
+        self, phase: Phase, part: PyTree, records: list[dict[str, Any]], seconds: float
+    ) -> None:
         """Keep a finished phase, unless it is there: another run may have been first."""
         folder = self.folder(phase)
         if folder.is_dir():

@@ -1,14 +1,9 @@
-"""What a run tells: metrics.jsonl on disk, progress on the terminal."""
+"""Progress on the terminal."""
 
-import json
-import os
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,64 +15,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-
-from stratdiff.errors import UserError
-
-
-class MetricsLog:
-    """metrics.jsonl: one JSON object a line, a line a log point."""
-
-    def __init__(self, path: Path, keep_bytes: int) -> None:
-        """Open for appending; what is beyond `keep_bytes` was written after the checkpoint.
-
-        Raises:
-            UserError: the file is shorter than the checkpoint says.
-        """
-        found = path.stat().st_size if path.exists() else 0
-        if found < keep_bytes:
-            raise UserError(
-                f"{str(path)!r} has {found} bytes, its checkpoint was taken at {keep_bytes}: log "
-                "points were lost; put the file back, or remove the run and train again."
-            )
-        self._file = path.open("ab")
-        self._file.truncate(keep_bytes)
-
-    def write(
-        self, phase: str, step: int, seconds: float, metrics: Mapping[str, np.ndarray]
-    ) -> int:
-        """Add a log point (arrays are per seed) and return the file's length.
-
-        Values that are not finite are written as null.
-        """
-        record: dict[str, Any] = {"phase": phase, "step": step, "time": round(seconds, 3)}
-        for name, values in metrics.items():
-            record[name] = [_number(v) for v in np.asarray(values).tolist()]
-        self._file.write((json.dumps(record) + "\n").encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def _number(value: float) -> float | None:
-    return float(f"{value:.6g}") if np.isfinite(value) else None
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The log points of a metrics.jsonl; a last line that was cut off is left out."""
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(record, dict):
-            break
-        records.append(record)
-    return records
 
 
 class _Rate(ProgressColumn):

@@ -1,8 +1,12 @@
-"""The behaviour model μ(a|s): a diffusion model trained by score matching (METHOD 1)."""
+"""The behaviour model μ(a|s): a diffusion model trained by score matching.
+
+See docs/method.md, section 1.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,7 +16,9 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from stratdiff.diffusion.sampler import Score, TimeGrid, dpm_solver
 from stratdiff.diffusion.sde import VPSDE
-from stratdiff.networks import DenseUNet, adam_init, adam_update, copy, low_precision
+from stratdiff.diffusion.unet import DenseUNet
+from stratdiff.nn import apply_gradients, copy, init_optimizer, low_precision
+from stratdiff.options import Count, Decay, Positive, Rule, Several, Widths
 
 Metrics = dict[str, Float[Array, ""]]
 Precision = Literal["bfloat16", "float32"]
@@ -23,21 +29,21 @@ T = TypeVar("T", bound=PyTree)
 class BehaviourConfig:
     """The behaviour diffusion model and its training."""
 
-    widths: tuple[int, ...] = (512, 256, 128)
+    widths: Annotated[Widths, Rule(lambda x: len(x) >= 2, "two or more widths")] = (512, 256, 128)
     """Widths of the U-Net's levels."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam learning rate."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """State-action pairs per update."""
-    ema: float = 0.999
+    ema: Decay = 0.999
     """Decay of the weight average that samples are drawn with."""
-    solver_steps: int = 15
+    solver_steps: Count = 15
     """DPM-Solver++ steps per sample, guided and unguided."""
     time_grid: TimeGrid = "uniform"
     """Solver steps uniform in t (the paper's) or in λ, far more accurate at few steps."""
     precision: Precision = "bfloat16"
     """Matrix products of sampling: bfloat16 with float32 sums, or float32; training is float32."""
-    support_actions: int = 16
+    support_actions: Several = 16
     """Support actions M kept per state."""
 
 
@@ -69,10 +75,15 @@ class BehaviourModel:
     action_dim: int
     sde: VPSDE = VPSDE()
 
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of the network."""
+        return optax.adam(self.config.learning_rate)
+
     def init(self, key: PRNGKeyArray) -> BehaviourState:
         """Fresh weights."""
         net = DenseUNet(self.obs_dim, self.action_dim, key, self.config.widths)
-        opt = adam_init(net)
+        opt = init_optimizer(self.optimizer, net)
         return BehaviourState(net, copy(net), opt)
 
     def update(
@@ -91,7 +102,7 @@ class BehaviourModel:
             return denoising_error(lambda a, t: net(a, t, obs), action, t, noise, self.sde).mean()
 
         value, grads = jax.value_and_grad(loss)(state.net)
-        net, opt = adam_update(state.net, grads, state.opt, self.config.learning_rate)
+        net, opt = apply_gradients(self.optimizer, state.net, grads, state.opt)
         decay = self.config.ema
         ema = jax.tree.map(lambda e, w: decay * e + (1 - decay) * w, state.ema, net)
         return BehaviourState(net, ema, opt), {"behaviour_loss": value}

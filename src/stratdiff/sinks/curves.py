@@ -1,13 +1,33 @@
 """curves.png: one run's scores and exchange fraction over training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from stratdiff.sinks.base import LogPoint
+from stratdiff.sinks.jsonl import NAME, read_metrics
+
+
+class Curves:
+    """The `Sink` that draws the picture when the run is finished."""
+
+    def __init__(self, directory: Path, config: dict[str, Any]) -> None:
+        self._directory = directory
+
+    def rewind(self, points: int, total_step: int) -> None:
+        """Nothing was written."""
+
+    def log(self, point: LogPoint, metrics: Mapping[str, np.ndarray]) -> None:
+        """The log points are read from metrics.jsonl at the end."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Draw."""
+        plot_curves(read_metrics(self._directory / NAME), summary, self._directory / "curves.png")
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _series(records: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -31,6 +51,11 @@ def _draw(axis: Any, records: list[dict[str, Any]], key: str, color: str) -> Non
 
 def plot_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Path) -> None:
     """Score offline and online (mean, seeds, their range) and the exchange fraction."""
+    import matplotlib  # takes a second, and is needed here only
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
     base = [r for r in records if r["phase"] == "base"]
     online = [r for r in records if r["phase"] == "online"]
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), width_ratios=(2, 3, 3))

@@ -1,0 +1,114 @@
+"""StratDiff on one page: a base agent, an alignment score and a split rule (arXiv 2511.03828).
+
+Pre-training runs `phases` in order. Online, `update` scores every row of a batch by how much its
+action looks like what the energy-guided behaviour policy would do, splits the batch by that score,
+and gives the conservative loss to the offline-like rows and the plain one to the others.
+docs/method.md states the method in full.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+from jaxtyping import PRNGKeyArray, PyTree
+
+from stratdiff.agents.base import Agent, Metrics
+from stratdiff.data.batch import Batch
+from stratdiff.data.device import DeviceData
+from stratdiff.nn import isolated
+from stratdiff.phases import Phase, StorePhase
+from stratdiff.scores.base import AgentView, Score
+from stratdiff.splits import Split
+
+
+class State(eqx.Module):
+    """All that learns."""
+
+    agent: PyTree
+    score: PyTree
+    split: PyTree
+
+
+class Keys(NamedTuple):
+    """The random keys of one online update."""
+
+    score: PRNGKeyArray
+    score_update: PRNGKeyArray
+    agent: PRNGKeyArray
+
+
+@dataclasses.dataclass(frozen=True)
+class StratDiff:
+    """The algorithm. Its methods are pure functions; everything it knows is static."""
+
+    agent: Agent
+    score: Score
+    split: Split
+    batch_size: int = 256
+    """Transitions of an offline update of the agent."""
+    q_divisor: float = 1.0
+    """Q in the agent's training units / q_divisor is in reference reward units."""
+
+    def init(self, key: PRNGKeyArray) -> State:
+        """A fresh state."""
+        keys = jax.random.split(key, 3)
+        return State(self.agent.init(keys[0]), self.score.init(keys[1:]), self.split.init())
+
+    def phases(self) -> tuple[Phase | StorePhase, ...]:
+        """Pre-training: the base agent (docs/method.md, section 6), then what the score needs.
+
+        With the paper's score those are the behaviour model (section 1), support actions and the
+        energy model (section 2). A phase's `update` takes (state, D_off, stored, key).
+        """
+
+        def base(
+            state: State, data: DeviceData, stored: PyTree, key: PRNGKeyArray
+        ) -> tuple[PyTree, Metrics]:
+            batch_key, key = jax.random.split(key)
+            batch = data.take(data.sample_index(batch_key, self.batch_size))
+            return self.agent.update(state.agent, batch, key, self.batch_size)
+
+        def of_score(phase: Phase) -> Phase:
+            def update(
+                state: State, data: DeviceData, stored: PyTree, key: PRNGKeyArray
+            ) -> tuple[PyTree, Metrics]:
+                return phase.update((state.score, self.view(state)), data, stored, key)
+
+            return dataclasses.replace(phase, update=update, part=f"score.{phase.part}")
+
+        own = {field.name for field in dataclasses.fields(self.agent.options)}
+        reads = (
+            *("base", "offline_steps", "batch_size", "reward_scale"),
+            *("offline_eval_interval", "eval_episodes"),
+            *(f"{self.agent.name}.{name}" for name in sorted(own - {*self.agent.online_options})),
+        )
+        first = Phase("base", self.agent.offline_steps, base, "agent", reads, acts=True)
+        more = (of_score(p) if isinstance(p, Phase) else p for p in self.score.phases())
+        return first, *more
+
+    def update(self, state: State, batch: Batch, keys: Keys) -> tuple[State, Metrics]:
+        """One stratified online update; the rows of `batch` are in any order.
+
+        Score and energy model see the agent as it was before the update.
+        """
+        agent = self.view(state)
+        # 1. Score every row; low: it looks like the energy-guided behaviour policy (section 4).
+        score = self.score.score(state.score, agent, batch, keys.score)
+        # 2. Split the batch: conservative rows first (section 5).
+        split, rows, metrics = self.split(state.split, score, batch.online)
+        # 3. The score learns too: the energy model follows the current Q (section 2).
+        learned, more = self.score.update(state.score, agent, batch, keys.score_update)
+        # 4. Conservative loss on the first rows, plain online loss on the others (section 6).
+        ordered = jax.tree.map(lambda x: x[rows.order], batch.transitions)
+        new, losses = isolated(
+            lambda *x: self.agent.update(*x, rows.conservative), state.agent, ordered, keys.agent
+        )
+        return State(new, learned, split), metrics | more | losses
+
+    def view(self, state: State) -> AgentView:
+        """What the score may ask of the agent."""
+        return AgentView(
+            q=lambda obs, a: self.agent.support_q(state.agent, obs, a) / self.q_divisor,
+            policy=self.agent.policy(state.agent),
+        )

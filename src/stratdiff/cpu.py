@@ -1,0 +1,99 @@
+"""What only a CPU needs: blocks that stay in its cache, seeds in turn, arrays used in place.
+
+On other devices each of these functions is the plain one (measured: docs/performance.md).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import sequential_vmap
+from jaxtyping import Array, Float, PyTree
+
+T = TypeVar("T", bound=PyTree)
+Rows = TypeVar("Rows", bound=PyTree)
+Sums = dict[str, Float[Array, ""]]
+
+# Rows taken at a time: 30 actions of 32 states in two layers of 256 are 2 MB, about a core's
+# second-level cache; forward alone, twice as many are best.
+BLOCK = 32
+FORWARD_BLOCK = 64
+# Addresses at which JAX uses a NumPy array without a copy.
+_ALIGNMENT = 64
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """`np.empty` at an address that JAX's CPU backend needs to use an array without a copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def over_seeds(function: Callable[..., T], *arrays: PyTree) -> T:
+    """`function` of each seed: all arrays have the seeds as their leading axis.
+
+    As `jax.vmap(function)(*arrays)`; but on a CPU the seeds take turns, as the values of all of
+    them leave its cache. Each then has the bits of a run of its own.
+    """
+    return jax.lax.platform_dependent(
+        *arrays,
+        cpu=lambda *x: jax.lax.map(lambda one: function(*one), x),
+        default=jax.vmap(function),
+    )
+
+
+def over_states(
+    function: Callable[[T, Array, Array], Float[Array, "critics *batch n"]],
+    params: T,
+    obs: Float[Array, "batch obs"],
+    actions: Float[Array, "batch n act"],
+) -> Float[Array, "critics batch n"]:
+    """`function(params, obs, actions)`, without a gradient.
+
+    On a CPU it is taken in blocks of states, and under `vmap` over seeds they take turns.
+    """
+
+    @sequential_vmap
+    def blocks(
+        params: T, obs: Float[Array, "batch obs"], actions: Float[Array, "batch n act"]
+    ) -> Float[Array, "critics batch n"]:
+        rows = jax.lax.map(
+            lambda row: function(params, *row), (obs, actions), batch_size=FORWARD_BLOCK
+        )
+        return jnp.moveaxis(rows, 1, 0)
+
+    return jax.lax.platform_dependent(params, obs, actions, cpu=blocks, default=function)
+
+
+def sum_and_grad(
+    loss: Callable[[T, Rows], tuple[Float[Array, ""], Sums]], params: T, rows: Rows
+) -> tuple[tuple[Float[Array, ""], Sums], T]:
+    """Value and gradient by `params` of a loss that is a sum over rows, and its further sums.
+
+    As `jax.value_and_grad(loss, has_aux=True)`; but on a CPU the sum is taken in blocks of
+    `BLOCK` rows, so that the layers' values stay in its cache.
+    """
+    whole = jax.value_and_grad(loss, has_aux=True)
+
+    def blocks(params: T, rows: Rows) -> tuple[tuple[Float[Array, ""], Sums], T]:
+        n = len(jax.tree.leaves(rows)[0])
+        full = n - n % BLOCK
+        shaped = jax.tree.map(lambda x: x[:full].reshape(-1, BLOCK, *x.shape[1:]), rows)
+        zero = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(whole, params, rows)
+        )
+        total, _ = jax.lax.scan(
+            lambda total, block: (jax.tree.map(jnp.add, total, whole(params, block)), None),
+            zero,
+            shaped,
+        )
+        if full < n:
+            rest = jax.tree.map(lambda x: x[full:], rows)
+            total = jax.tree.map(jnp.add, total, whole(params, rest))
+        return total
+
+    return jax.lax.platform_dependent(params, rows, cpu=blocks, default=whole)

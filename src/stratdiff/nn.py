@@ -1,0 +1,234 @@
+"""Network building blocks: every module is a pytree whose leaves are its weights.
+
+All modules take arrays with any number of leading batch dimensions, so a batch needs no `vmap`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+Init = Literal["uniform", "orthogonal"]
+Activation = Literal["relu", "silu"]
+
+T = TypeVar("T", bound=PyTree)
+
+_ACTIVATIONS = {"relu": jax.nn.relu, "silu": jax.nn.silu}
+
+
+def init_optimizer(optimizer: optax.GradientTransformation, params: PyTree) -> optax.OptState:
+    """The optimiser's first state, as one compiled program: XLA would compile one a shape."""
+    return jax.jit(optimizer.init)(params)
+
+
+def apply_gradients(
+    optimizer: optax.GradientTransformation, params: T, grads: T, state: optax.OptState
+) -> tuple[T, optax.OptState]:
+    """(parameters, optimiser state) after one step of the optimiser."""
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+def isolated(function: Callable[..., T], *operands: PyTree) -> T:
+    """`function(*operands)` as a computation of its own in the compiled program.
+
+    The compiler fuses nothing across the barriers, so its sums round the same whatever surrounds
+    them: with ρ = 1 the base algorithm's update has the bits of plain fine-tuning.
+    """
+    return jax.lax.optimization_barrier(function(*jax.lax.optimization_barrier(operands)))
+
+
+def copy(tree: T) -> T:
+    """The same weights in buffers of their own, so that a state may be donated."""
+    return jax.tree.map(lambda x: jnp.asarray(np.array(x)), tree)
+
+
+def stack(trees: list[T]) -> T:
+    """Pytrees of one structure as one, with a leading axis."""
+    return jax.tree.map(lambda *x: jnp.asarray(np.stack([np.asarray(a) for a in x])), *trees)
+
+
+def numpy_rng(key: PRNGKeyArray) -> np.random.Generator:
+    """A NumPy generator for this key.
+
+    Initial weights are made with NumPy: XLA would compile a program per shape, seconds in all.
+    """
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def _orthogonal(rng: np.random.Generator, n_in: int, n_out: int) -> np.ndarray:
+    """A uniformly random matrix with orthonormal rows or columns (Saxe et al. 2014)."""
+    tall = rng.normal(size=(max(n_in, n_out), min(n_in, n_out)))
+    q, r = np.linalg.qr(tall)
+    q *= np.sign(np.diag(r))
+    return q if n_in >= n_out else q.T
+
+
+def dot(x: Float[Array, "*batch in"], weight: Float[Array, "in out"]) -> Float[Array, "*batch out"]:
+    """x W, in the precision of W.
+
+    All batch dimensions are made one first: gradients by W are then one plain matrix product.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    product = low_precision_dot if weight.dtype == jnp.bfloat16 else jnp.matmul
+    return product(rows, weight).reshape(*x.shape[:-1], weight.shape[-1])
+
+
+@jax.custom_vjp
+def low_precision_dot(
+    x: Float[Array, "rows in"], weight: Float[Array, "in out"]
+) -> Float[Array, "rows out"]:
+    """x W of numbers rounded to bfloat16, summed in float32. No gradient by W."""
+    return jnp.matmul(x.astype(jnp.bfloat16), weight, preferred_element_type=jnp.float32)
+
+
+low_precision_dot.defvjp(
+    lambda x, weight: (low_precision_dot(x, weight), weight),
+    lambda weight, g: (low_precision_dot(g, weight.T), None),
+)
+
+
+def low_precision(net: T) -> T:
+    """The network with its matrices rounded to bfloat16, for inference."""
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.ndim == 2 else x, net)
+
+
+class Linear(eqx.Module):
+    """x W + b. `uniform` draws U(-1/sqrt(in), 1/sqrt(in)); `orthogonal` an orthogonal W, zero b."""
+
+    weight: Float[Array, "in out"]
+    bias: Float[Array, " out"]
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        key: PRNGKeyArray,
+        init: Init = "uniform",
+        gain: float = 1.0,
+    ) -> None:
+        rng = numpy_rng(key)
+        if init == "orthogonal":
+            weight, bias = gain * _orthogonal(rng, n_in, n_out), np.zeros(n_out)
+        else:
+            bound = gain / n_in**0.5
+            weight = rng.uniform(-bound, bound, (n_in, n_out))
+            bias = rng.uniform(-bound, bound, n_out)
+        self.weight = jnp.asarray(weight.astype(np.float32))
+        self.bias = jnp.asarray(bias.astype(np.float32))
+
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        return dot(x, self.weight) + self.bias
+
+
+class LayerNorm(eqx.Module):
+    """Layer normalisation over the last axis with a learned scale and shift."""
+
+    scale: Float[Array, " dim"]
+    shift: Float[Array, " dim"]
+
+    def __init__(self, dim: int) -> None:
+        self.scale = jnp.ones(dim)
+        self.shift = jnp.zeros(dim)
+
+    def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        mean = x.mean(-1, keepdims=True)
+        variance = jnp.square(x - mean).mean(-1, keepdims=True)
+        return (x - mean) * jax.lax.rsqrt(variance + 1e-6) * self.scale + self.shift
+
+
+class MLP(eqx.Module):
+    """Hidden layers with an activation (and layer normalisation before it, if asked), then linear.
+
+    `final_gain` scales the last layer's initial weights: small values start the output near zero.
+    """
+
+    layers: list[Linear]
+    norms: list[LayerNorm]
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        n_in: int,
+        hidden: Sequence[int],
+        n_out: int,
+        key: PRNGKeyArray,
+        activation: Activation = "relu",
+        init: Init = "orthogonal",
+        final_gain: float = 1e-2,
+        layer_norm: bool = False,
+    ) -> None:
+        sizes = [n_in, *hidden, n_out]
+        keys = jax.random.split(key, len(sizes) - 1)
+        gain = 2**0.5 if init == "orthogonal" else 1.0
+        gains = [gain] * len(hidden) + [final_gain]
+        self.layers = [
+            Linear(a, b, k, init, g)
+            for a, b, k, g in zip(sizes[:-1], sizes[1:], keys, gains, strict=True)
+        ]
+        self.norms = [LayerNorm(h) for h in hidden] if layer_norm else []
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        return self._after_first(self.layers[0](x))
+
+    def split_input(self, *parts: Float[Array, "..."]) -> Float[Array, "*batch out"]:
+        """The network on the concatenation of `parts`, whose batch dimensions broadcast.
+
+        The first layer is applied part by part, so a state that many actions share is multiplied
+        once.
+        """
+        weight, start = self.layers[0].weight, 0
+        total = self.layers[0].bias
+        for part in parts:
+            total = total + dot(part, weight[start : start + part.shape[-1]])
+            start += part.shape[-1]
+        return self._after_first(total)
+
+    def around(
+        self, shared: Float[Array, "*batch in1"], own: Float[Array, "*batch n in2"]
+    ) -> Float[Array, "*batch n out"]:
+        """The network on [shared, own] for n inputs that have `shared` in common, for inference.
+
+        The values at the first of the n are computed in full, and what the others differ from
+        them by in low precision: it is the differences that keep three digits.
+        """
+        first, size = self.layers[0], shared.shape[-1]
+        state = dot(shared, first.weight[:size]) + first.bias
+        x = state[..., None, :] + dot(own, first.weight[size:])
+        for i, layer in enumerate(self.layers[1:-1]):
+            h = self._activate(i, x)
+            weight = layer.weight.astype(jnp.bfloat16)
+            x = layer(h[..., :1, :]) + dot(h - h[..., :1, :], weight)
+        return self.layers[-1](self._activate(-1, x))
+
+    def _after_first(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch out"]:
+        for i, layer in enumerate(self.layers[1:]):
+            x = layer(self._activate(i, x))
+        return x
+
+    def _activate(self, i: int, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
+        return _ACTIVATIONS[self.activation](self.norms[i](x) if self.norms else x)
+
+
+class FourierFeatures(eqx.Module):
+    """Random Fourier features of a scalar: [sin 2πft, cos 2πft], frequencies fixed at N(0, scale²).
+
+    Song et al. 2021 (arXiv 2011.13456), with `n` features in all.
+    """
+
+    frequencies: Float[Array, " half"]
+
+    def __init__(self, n: int, key: PRNGKeyArray, scale: float = 30.0) -> None:
+        self.frequencies = jnp.asarray(
+            (scale * numpy_rng(key).normal(size=n // 2)).astype(np.float32)
+        )
+
+    def __call__(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch n"]:
+        angle = 2 * jnp.pi * t[..., None] * jax.lax.stop_gradient(self.frequencies)
+        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)

@@ -1,0 +1,120 @@
+"""Options as frozen dataclasses: each field's range in its annotation, read from plain tables.
+
+An annotation such as `Fraction` is the field's type and its rule in one; a rule between several
+fields stands in the dataclass's own `check`, if it has one.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from stratdiff.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a value must be, as a test and in words ("--rho is 2; it must be ...")."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+Fraction = Annotated[float, Rule(lambda x: 0 <= x <= 1, "between 0 and 1")]
+OpenFraction = Annotated[float, Rule(lambda x: 0 < x < 1, "between 0 and 1, exclusive")]
+Rate = Annotated[float, Rule(lambda x: 0 < x <= 1, "above 0 and at most 1")]
+Decay = Annotated[float, Rule(lambda x: 0 <= x < 1, "at least 0 and below 1")]
+Positive = Annotated[float, Rule(lambda x: 0 < x < math.inf, "positive")]
+NonNegative = Annotated[float, Rule(lambda x: 0 <= x < math.inf, "a number from 0 on")]
+Steps = Annotated[int, Rule(lambda x: x >= 0, "0 or more")]
+Count = Annotated[int, Rule(lambda x: x >= 1, "1 or more")]
+Several = Annotated[int, Rule(lambda x: x >= 2, "2 or more")]
+Widths = Annotated[
+    tuple[int, ...], Rule(lambda x: all(width >= 1 for width in x), "widths of 1 or more")
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """The options of a part that has none."""
+
+
+def check(options: Any, prefix: str = "") -> None:
+    """Test every field against its rule, tables in tables included.
+
+    Raises:
+        UserError: a value breaks its rule, or values contradict each other.
+    """
+    for name, kind in get_type_hints(type(options), include_extras=True).items():
+        value = getattr(options, name, None)
+        for rule in getattr(kind, "__metadata__", ()):
+            if isinstance(rule, Rule) and not rule.holds(value):
+                flag = f"--{prefix}{name}".replace("_", "-")
+                raise UserError(f"{flag} is {value!r}; it must be {rule.expected}.")
+        if dataclasses.is_dataclass(value):
+            check(value, f"{prefix}{name}.")
+    own = getattr(options, "check", None)
+    if own is not None:
+        own()
+
+
+def from_table(kind: type[T], table: dict[str, Any], prefix: str = "") -> T:
+    """The dataclass `kind` of a (nested) table, as JSON, TOML or a program gives it.
+
+    Lists become tuples and whole numbers floats where the fields ask for them; fields that the
+    table lacks keep their defaults.
+
+    Raises:
+        UserError: an option is unknown, or its value is of the wrong type.
+    """
+    kinds = get_type_hints(kind)
+    for key in table:
+        if key not in kinds:
+            raise UserError(f"unknown option {prefix + key!r}; nearest: {nearest(key, kinds)}.")
+    values = {key: _value(kinds[key], value, prefix + key) for key, value in table.items()}
+    return kind(**values)
+
+
+def _value(kind: Any, value: Any, name: str) -> Any:
+    flag = "--" + name.replace("_", "-")
+    if get_origin(kind) in (Union, types.UnionType):
+        if value is None:
+            return None
+        kind = next(k for k in get_args(kind) if k is not type(None))
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise UserError(f"{name} is {value!r}; it must be a table of options.")
+        return from_table(kind, value, f"{name}.")  # type: ignore[arg-type]
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            choices = ", ".join(map(str, get_args(kind)))
+            raise UserError(f"{flag} is {value!r}; it must be one of {choices}.")
+        return value
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        what = "whole numbers" if item is int else "texts" if item is str else "numbers"
+        if not isinstance(value, list | tuple) or any(type(x) is not item for x in value):
+            raise UserError(f"{flag} is {value!r}; it must be a list of {what}.")
+        return tuple(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if isinstance(kind, type) and type(value) is not kind:
+        words = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+        raise UserError(f"{flag} is {value!r}; it must be a {words.get(kind, kind.__name__)}.")
+    return value
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by their dotted names: `iql.expectile`."""
+    return dict(_items(table, prefix))
+
+
+def _items(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _items(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

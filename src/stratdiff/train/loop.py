@@ -1,0 +1,165 @@
+"""`train`, `resume` and `evaluate`: a session and the environments that Gymnasium makes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stratdiff.config import OUTSIDE, Config, read_config
+from stratdiff.data.dataset import Dataset
+from stratdiff.data.sources import scored
+from stratdiff.errors import UserError
+from stratdiff.policy import Policy
+from stratdiff.sinks.progress import Reporter
+from stratdiff.tasks import find_task, make_env
+from stratdiff.train.environments import Environments, Given
+from stratdiff.train.evaluate import Evaluator, episode_seed
+from stratdiff.train.run import Result
+from stratdiff.train.session import Session
+
+
+def train(
+    config: Config,
+    out: str | Path,
+    dataset: Dataset | None = None,
+    reporter: Reporter | None = None,
+    shared: Path | None = None,
+    env: Given = None,
+) -> Result:
+    """Pre-train and fine-tune by `config`; the run directory `out` must be new or empty.
+
+    `dataset`: data in memory instead of the config's name (`resume` then needs it again).
+    `shared`: folder in which runs share phases that are the same (train/shared.py).
+    `env`: a Gymnasium environment, or a function that makes one, instead of a name; a single
+    environment serves one seed, with `eval_episodes=0`.
+
+    Raises:
+        UserError: bad input (nothing is written), or a loss that is no longer finite.
+    """
+    config.validate()
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"output directory {str(out)!r} is a file; give another --out.")
+    # What starts with a dot was left by a process that was killed.
+    there = [p for p in out.iterdir() if not p.name.startswith(".")] if out.exists() else []
+    if (out / "config.json").is_file():
+        raise UserError(
+            f"output directory {str(out)!r} already holds a run; give another --out, or go on with "
+            f"`stratdiff resume {out}` if it was cut off."
+        )
+    if there:
+        raise UserError(
+            f"output directory {str(out)!r} already holds {there[0].name!r}, but no run; give "
+            "another --out, or empty it."
+        )
+    return _whole(config, out, dataset, reporter, shared, env)
+
+
+def resume(
+    directory: str | Path,
+    dataset: Dataset | None = None,
+    reporter: Reporter | None = None,
+    shared: Path | None = None,
+    env: Given = None,
+) -> Result:
+    """Resume a run that was cut off; the result is bit-identical to that of an uninterrupted run.
+
+    Raises:
+        UserError: the directory holds no run, or its checkpoint cannot be used here.
+    """
+    directory = Path(directory)
+    config = _run_config(directory)
+    if config.env == OUTSIDE and env is None:
+        raise UserError(
+            f"the run {str(directory)!r} was started with an environment that a program gave; "
+            "resume it from that program, with stratdiff.resume(directory, env=...) or a Session."
+        )
+    return _whole(config, directory, dataset, reporter, shared, env)
+
+
+def _whole(
+    config: Config,
+    directory: Path,
+    dataset: Dataset | None,
+    reporter: Reporter | None,
+    shared: Path | None,
+    env: Given,
+) -> Result:
+    with Session(config, directory, dataset, env, reporter, shared) as session:
+        session.pretrain()
+        if not session.done:
+            drive(session, session.environments)
+        return session.finish()
+
+
+def drive(session: Session, environments: Environments) -> None:
+    """Run the online steps that are left, one environment a seed."""
+    envs = environments.make(len(session.config.seeds))
+    try:
+        obs = np.stack([_enter_episode(session, i, env) for i, env in enumerate(envs)])
+        after, reward = np.empty_like(obs), np.zeros(len(envs))
+        terminated, truncated = np.zeros(len(envs), bool), np.zeros(len(envs), bool)
+        while not session.done:
+            action = session.act(obs)
+            for i, env in enumerate(envs):
+                after[i], r, terminated[i], truncated[i], _ = env.step(action[i])
+                reward[i] = float(r)
+            session.observe(reward, after, terminated, truncated)
+            obs = after.copy()
+            for i in np.flatnonzero(terminated | truncated):
+                obs[i] = _enter_episode(session, int(i), envs[i])
+    finally:
+        for env in envs:
+            env.close()
+
+
+def _enter_episode(session: Session, i: int, env: Any) -> np.ndarray:
+    """Start the current episode of seed i, and go on to where the run stands in it."""
+    number, length = session.episode(i)
+    obs, _ = env.reset(seed=episode_seed(session.config.seeds[i], 0, number))
+    obs = np.asarray(obs, np.float64)
+    if length == 0:
+        return obs
+    again = session.replay_episode(i, env, obs)
+    if again is not None:
+        return np.asarray(again, np.float64)
+    session.abandon_episode(i)
+    return _enter_episode(session, i, env)
+
+
+def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str, Any]:
+    """Episodes of a run's newest policies: returns and scores per seed.
+
+    `seed` chooses the episodes; None: those of the run's own evaluations.
+
+    Raises:
+        UserError: the directory holds no run with a policy.
+    """
+    directory = Path(directory)
+    config = _run_config(directory)
+    if config.env == OUTSIDE:
+        raise UserError(
+            f"the run {str(directory)!r} has no environment by name; evaluate its policy in the "
+            "program that trained it."
+        )
+    policy = Policy.load(directory / "policy.safetensors")
+    task = scored(find_task(config.env), config.dataset)
+    seeds = config.seeds if seed is None else (seed,) * len(config.seeds)
+    environments = Environments(task, lambda: make_env(config.env))
+    evaluator = Evaluator(environments, seeds, episodes)
+    returns = evaluator(policy)
+    evaluator.close()
+    scores = np.vectorize(task.score, otypes=[float])(returns)
+    return {
+        "environment": task.env_id,
+        "seeds": list(config.seeds),
+        "return": returns.mean(1).tolist(),
+        "score": scores.mean(1).tolist(),
+        "score_std": scores.std(1).tolist(),
+    }
+
+
+def _run_config(directory: Path) -> Config:
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{str(directory)!r} is no run directory: it has no config.json.")
+    return read_config(directory / "config.json")

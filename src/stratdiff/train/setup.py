@@ -1,0 +1,81 @@
+"""From options, task and data to what is static in a run."""
+
+import numpy as np
+
+from stratdiff.agents.base import RewardUnits
+from stratdiff.config import Config
+from stratdiff.data.dataset import Dataset
+from stratdiff.errors import UserError
+from stratdiff.splits import offline_like_count
+from stratdiff.tasks import Task, contradict
+from stratdiff.train.state import Setup
+
+
+def reward_scale(config: Config, dataset: Dataset) -> float:
+    """The data's factor of the locomotion recipe: 1000 / (max - min episode return).
+
+    Raises:
+        UserError: there are no two trajectories of different return to go by.
+    """
+    if config.reward_scale > 0 or config.recipe == "antmaze":
+        return config.reward_scale or 1.0
+    returns = dataset.episode_returns
+    spread = float(np.ptp(returns)) if len(returns) else 0.0
+    if spread <= 0:
+        raise UserError(
+            f"data set {dataset.name!r} has {len(returns)} complete trajectories, all of the same "
+            "return, so rewards cannot be scaled by the range of returns; give --reward-scale."
+        )
+    return 1000 / spread
+
+
+def check_data(task: Task, dataset: Dataset) -> None:
+    """Check that the data fit the task.
+
+    Raises:
+        UserError: sizes differ, it is another environment's, or its trajectories are too long.
+    """
+    for what, found, expected in (
+        ("observations", dataset.observations.shape[1], task.obs_dim),
+        ("actions", dataset.actions.shape[1], task.action_dim),
+    ):
+        if found != expected:
+            raise UserError(
+                f"data set {dataset.name!r} has {what} of size {found} but environment "
+                f"{task.env_id!r} has size {expected}; give the --env that the data came from."
+            )
+    if dataset.env_id and contradict(dataset.env_id, task.env_id):
+        raise UserError(
+            f"data set {dataset.name!r} was collected in {dataset.env_id!r}, not in environment "
+            f"{task.env_id!r}; leave out --env, or give a data set of that environment."
+        )
+    limit = task.longest_trajectory
+    if limit is not None and dataset.longest > limit:
+        raise UserError(
+            f"data set {dataset.name!r} has a trajectory of {dataset.longest} rows but environment "
+            f"{task.env_id!r} cuts episodes after {task.horizon} steps; mark where episodes end in "
+            "`timeouts`, or give the --env that the data came from."
+        )
+
+
+def make_setup(config: Config, task: Task, scale: float) -> tuple[Setup, RewardUnits]:
+    """(what is static in a run, the units that its agent trains in).
+
+    `scale` is the data's `reward_scale`.
+    """
+    algorithm = config.algorithm(task.obs_dim, task.action_dim, scale)
+    units = algorithm.agent.reward_units(config.recipe, scale)
+    capacity = max(config.online_steps, 1)
+    setup = Setup(
+        algorithm=algorithm,
+        obs_dim=task.obs_dim,
+        action_dim=task.action_dim,
+        batch_size=config.batch_size,
+        offline_rows=offline_like_count(config.offline_fraction, config.batch_size),
+        warmup=config.online_warmup,
+        utd=config.utd,
+        capacity=capacity,
+        horizon=min(task.horizon or capacity, capacity),
+        failure_reward=units.shift if config.recipe == "antmaze" else None,
+    )
+    return setup, units

@@ -1,0 +1,98 @@
+"""What a finished run says of itself: summary.json."""
+
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from stratdiff.config import Config
+from stratdiff.data.dataset import Dataset
+from stratdiff.tasks import Task
+from stratdiff.train.checkpoint import Position
+
+
+def summarize(
+    config: Config,
+    task: Task,
+    dataset: Dataset,
+    position: Position,
+    updates: dict[str, int],
+    agent: PyTree,
+    records: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The content of summary.json.
+
+    `updates` are those of each phase, `agent` the agent's state with the seeds as leading axis.
+    """
+    spent, seeds = position.seconds, config.seeds
+    scored = [r for r in records if "score" in r]
+    pretrained = [r for r in scored if r["phase"] == "base" or r["step"] == 0]
+    points = {"before": (pretrained or scored)[-1], "after": scored[-1]} if scored else {}
+    returns = dataset.episodes(sparse=task.recipe == "antmaze")[1]
+    return {
+        "score": {
+            when: {"per_seed": r["score"], "mean": float(np.mean(r["score"]))}
+            for when, r in points.items()
+        },
+        "normalized": task.reference_returns is not None,
+        "seeds": list(seeds),
+        "dataset": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "transitions": len(dataset),
+            "episodes": len(returns),
+            "mean_score": task.score(float(returns.mean())) if len(returns) else None,
+        },
+        "environment": task.env_id,
+        "seconds": {phase: round(s, 2) for phase, s in spent.items()},
+        "online_seconds": {part: round(s, 2) for part, s in position.online_seconds.items()},
+        "updates_per_second": {
+            phase: round(n * len(seeds) / spent[phase], 2)
+            for phase, n in updates.items()
+            if n and spent.get(phase)
+        },
+        "parameters_sha256": [_digest(agent, i) for i in range(len(seeds))],
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _digest(tree: PyTree, i: int) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(np.asarray(leaf)[i]).tobytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's bits."""
+    names = ("stratdiff", "jax", "jaxlib", "numpy", "equinox", "optax", "gymnasium", "mujoco")
+    return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
+
+
+@functools.cache
+def git_revision() -> str | None:
+    """The commit of the source tree, where the package runs from one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside, then rename."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
