@@ -1,13 +1,24 @@
 """What the tests of the base algorithms calculate with: plain NumPy in float64."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 # Adam moments of some earlier updates: the step then depends on the gradient's size, not only on
 # its sign as the very first step does.
 MU, NU, COUNT = 0.01, 1e-3, 3
 # The networks are tiny: compiling is all the time there is.
 FAST = {"xla_backend_optimization_level": 0}
+
+
+def with_moments(opt):
+    """The state of an Adam after COUNT updates, all its moments MU and NU."""
+
+    def filled(value):
+        return jax.tree.map(lambda x: jnp.full_like(x, value), opt[0].mu)
+
+    return (optax.ScaleByAdamState(jnp.full((), COUNT, "int32"), filled(MU), filled(NU)), *opt[1:])
 
 
 def to_numpy(tree):

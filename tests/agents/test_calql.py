@@ -6,22 +6,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from reference import (
-    COUNT,
-    FAST,
-    MU,
-    NU,
-    adam,
-    assert_trees_close,
-    finite_differences,
-    mlp,
-    to_numpy,
-)
+from reference import FAST, adam, assert_trees_close, finite_differences, mlp, to_numpy, with_moments
 
-from stratdiff.agents import Agent, CalQL, CalQLConfig
-from stratdiff.agents.calql import CalQLState, conservative_gap
+from stratdiff.agents import Agent
+from stratdiff.agents.calql import CalQL, CalQLConfig, CalQLState, conservative_gap
 from stratdiff.data.batch import Transition
 
 OBS, ACT, BATCH, SAMPLES = 3, 2, 6, 3
@@ -71,14 +60,10 @@ def make_state(agent):
         net = getattr(template, name)
         return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.6, x.shape), x.dtype), net)
 
-    def moments(net):
-        first, second = (jax.tree.map(lambda x, v=v: np.full_like(x, v), net) for v in (MU, NU))
-        return optax.ScaleByAdamState(jnp.asarray(COUNT, jnp.int32), first, second)
-
-    actor, critic, target = map(draw, ("actor", "critic", "target_critic"))
-    log_temperature, log_multiplier = jnp.array(-0.7), jnp.array(0.4)
-    opts = map(moments, (actor, critic, log_temperature, log_multiplier))
-    return CalQLState(actor, critic, target, log_temperature, log_multiplier, *opts)
+    nets = map(draw, ("actor", "critic", "target_critic"))
+    names = ("actor_opt", "critic_opt", "temperature_opt", "multiplier_opt")
+    opts = (with_moments(getattr(template, name)) for name in names)
+    return CalQLState(*nets, jnp.array(-0.7), jnp.array(0.4), *opts)
 
 
 def make_batch():
@@ -104,8 +89,13 @@ def update(agent, state, batch, key, k):
     return agent.update(state, batch, key, k)
 
 
+@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+def dynamic_update(agent, state, batch, key, k):
+    return agent.update(state, batch, key, k)
+
+
 def expected_update(config, state, batch, k):
-    """(metrics, new state's parts) by METHOD 6 and the Cal-QL paper, in float64."""
+    """(metrics, new state's parts) by docs/method.md, section 6, and the Cal-QL paper."""
     c, s, b = config, to_numpy(state), to_numpy(batch)
     target_key, actor_key, uniform_key, now_key, next_key = jax.random.split(KEY, 5)
 
@@ -216,6 +206,21 @@ def test_update_equals_numpy(changes, k):
             assert max(jax.tree.leaves(moved)) > 1e-3
 
 
+@pytest.mark.parametrize("changes", [{}, ANTMAZE], ids=["calql", "antmaze"])
+@pytest.mark.parametrize("k", [0, 3, BATCH])
+def test_a_number_of_conservative_rows_that_depends_on_the_data(changes, k):
+    agent = make_agent(**changes)
+    state, batch = make_state(agent), make_batch()
+    new, metrics = dynamic_update(agent, state, batch, KEY, jnp.asarray(k))
+    static, static_metrics = update(agent, state, batch, KEY, k)
+    assert_trees_close(new, static, rtol=1e-5, atol=1e-6)
+    for name, value in static_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+    # Without any such row, what is a mean over them is 0.
+    for name in metrics.keys() - static_metrics.keys():
+        assert (name, k, float(metrics[name])) == (name, 0, 0.0)
+
+
 def test_agent_protocol_and_q():
     agent, batch = make_agent(), make_batch()
     state = make_state(agent)
@@ -321,6 +326,14 @@ def test_terminal_rows_do_not_see_the_next_state():
         assert (update(agent, state, other, KEY, 0)[1]["critic_loss"] == before) == terminal
 
 
+def test_reward_units():
+    # The authors': 10 r - 5 for sparse goals, so its Q is divided by 10 for the energy model.
+    units = make_agent().reward_units("antmaze", 7.0)
+    assert (units.scale, units.shift, units.q_divisor) == (10, -5, 10)
+    units = make_agent().reward_units("locomotion", 7.0)
+    assert (units.scale, units.shift, units.q_divisor) == (7, 0, 1)
+
+
 def test_init_copies_the_critics_to_the_targets():
     state = make_agent().init(KEY)
     assert_trees_close(state.target_critic, state.critic, rtol=0)
@@ -329,7 +342,7 @@ def test_init_copies_the_critics_to_the_targets():
     assert state.critic.members.layers[0].weight.shape == (2, OBS + ACT, 6)
     assert state.actor.net.layers[0].weight.shape == (OBS, 5)
     assert state.log_temperature == 0
-    # METHOD 6: the last layer is initialised with gain 1e-2.
+    # The authors' start: the last layer has gain 1e-2.
     last = np.asarray(state.actor.net.layers[-1].weight)
     np.testing.assert_allclose(last.T @ last, 1e-4 * np.eye(2 * ACT), atol=1e-9)
 

@@ -1,5 +1,6 @@
 """IQL against its formulas in plain NumPy, gradients by finite differences."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,18 +11,24 @@ import pytest
 from reference import (
     COUNT,
     FAST,
-    MU,
-    NU,
     adam,
     assert_trees_close,
     finite_differences,
     mlp,
     to_numpy,
+    with_moments,
 )
 
-from stratdiff.agents import IQL, Agent, IQLConfig
-from stratdiff.agents.base import mean_over_batch, polyak, td_target
-from stratdiff.agents.iql import IQLState, advantage_weight, expectile_loss
+from stratdiff.agents import Agent
+from stratdiff.agents.iql import (
+    IQL,
+    IQLConfig,
+    IQLState,
+    advantage_weight,
+    expectile_loss,
+    max_q_value,
+    regression_loss,
+)
 from stratdiff.data.batch import Transition
 
 OBS, ACT, BATCH = 3, 2, 6
@@ -46,7 +53,7 @@ def critics(ensemble, obs, action):
     return np.stack([mlp(m, x)[..., 0] for m in members])
 
 
-def make_state(agent, mu=MU, nu=NU, count=COUNT, updates=0):
+def make_state(agent):
     """A state whose weights are all of order one and whose target critics are networks apart."""
     rng = np.random.default_rng(22)  # advantages of both signs, one weight above 100
     template = agent.init(KEY)
@@ -55,13 +62,9 @@ def make_state(agent, mu=MU, nu=NU, count=COUNT, updates=0):
         net = getattr(template, name)
         return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.6, x.shape), x.dtype), net)
 
-    def moments(net):
-        first, second = (jax.tree.map(lambda x, v=v: np.full_like(x, v), net) for v in (mu, nu))
-        return optax.ScaleByAdamState(jnp.asarray(count, jnp.int32), first, second)
-
-    actor, value, critic, target = map(draw, ("actor", "value", "critic", "target_critic"))
-    opts = map(moments, (actor, value, critic))
-    return IQLState(actor, value, critic, target, *opts, jnp.asarray(updates, jnp.float32))
+    nets = map(draw, ("actor", "value", "critic", "target_critic"))
+    opts = (template.actor_opt, template.value_opt, template.critic_opt)
+    return IQLState(*nets, *map(with_moments, opts))
 
 
 def make_batch():
@@ -84,8 +87,16 @@ def update(agent, state, batch, key, k):
     return agent.update(state, batch, key, k)
 
 
-def expected_update(state, batch, k):
-    """(metrics, new networks) by METHOD 6 and the IQL paper, in float64."""
+@functools.partial(jax.jit, compiler_options=FAST)
+def dynamic_update(state, batch, key, k):
+    return AGENT.update(state, batch, key, k)
+
+
+def expected_update(state, batch, k, noise):
+    """(metrics, new networks) by docs/method.md, section 6, and the IQL paper, in float64.
+
+    `noise` [B - k, 4, A] is what the candidates of the online-like rows are drawn with.
+    """
     c, s, b = CONFIG, to_numpy(state), to_numpy(batch)
     q = critics(s.target_critic, b.obs, b.action).min(0)
     tau = np.array([0.7] * k + [0.95] * (BATCH - k))
@@ -111,7 +122,6 @@ def expected_update(state, batch, k):
     # V(s') of the new value network on conservative rows, the best of four actions on the others.
     next_value = mlp(value, b.next_obs)[:, 0]
     mean = np.tanh(mlp(s.actor.net, b.next_obs[k:]))[:, None]
-    noise = np.array(jax.random.normal(KEY, (BATCH - k, 4, ACT)), np.float64)
     action = np.clip(mean + np.exp(s.actor.log_std) * noise, -1, 1)
     for i in range(BATCH - k):
         candidates = [
@@ -140,20 +150,45 @@ def expected_update(state, batch, k):
     }
 
 
-@pytest.mark.parametrize("k", [0, 2, BATCH])
-def test_update_equals_numpy(k):
-    state, batch = make_state(AGENT), make_batch()
-    new, metrics = update(AGENT, state, batch, KEY, k)
-    expected, networks = expected_update(state, batch, k)
-    assert metrics.keys() == expected.keys()
-    for name, value in expected.items():
+def normal(rows):
+    return np.array(jax.random.normal(KEY, (rows, 4, ACT)), np.float64)
+
+
+def check_update(state, found, expected):
+    """The update's metrics and networks against those by NumPy."""
+    (new, metrics), (numbers, networks) = found, expected
+    assert metrics.keys() == numbers.keys()
+    for name, value in numbers.items():
         np.testing.assert_allclose(metrics[name], value, rtol=2e-5, err_msg=name)
     for name, value in networks.items():
         assert_trees_close(getattr(new, name), value, atol=3e-6, err_msg=name)
         # What is compared did move, by far more than the tolerance.
         moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), value, getattr(state, name))
         assert max(jax.tree.leaves(moved)) > 1e-3
-    assert new.updates == 1
+    for opt in (new.actor_opt, new.value_opt, new.critic_opt):
+        assert opt[0].count == COUNT + 1
+
+
+@pytest.mark.parametrize("k", [0, 2, BATCH])
+def test_update_equals_numpy(k):
+    state, batch = make_state(AGENT), make_batch()
+    expected = expected_update(state, batch, k, normal(BATCH - k))
+    check_update(state, update(AGENT, state, batch, KEY, k), expected)
+
+
+@pytest.mark.parametrize("k", [0, 2, BATCH])
+def test_a_number_of_conservative_rows_that_depends_on_the_data(k):
+    state, batch = make_state(AGENT), make_batch()
+    found = dynamic_update(state, batch, KEY, jnp.asarray(k))
+    # Here candidates are drawn for all rows, and those of conservative rows are not looked at.
+    check_update(state, found, expected_update(state, batch, k, normal(BATCH)[k:]))
+    # Where no value lies beyond, the candidates play no part.
+    ended = batch._replace(terminal=jnp.ones(BATCH, bool))
+    dynamic = dynamic_update(state, ended, KEY, jnp.asarray(k))
+    assert_trees_close(dynamic, update(AGENT, state, ended, KEY, k), rtol=1e-6, atol=1e-7)
+    if k in (0, BATCH):
+        static = update(AGENT, state, batch, KEY, k)
+        assert_trees_close(found, static, rtol=1e-6, atol=1e-7)
 
 
 def test_agent_protocol_and_q():
@@ -203,16 +238,20 @@ def test_terminal_rows_do_not_see_the_next_state():
 
 
 def test_actor_rate_follows_a_cosine_then_is_full_again():
-    decay = 8
-    agent = IQL(CONFIG, OBS, ACT, decay_updates=decay)
-    batch = make_batch()
+    agent = IQL(CONFIG, OBS, ACT, offline_steps=8)
+    batch, template = make_batch(), make_state(AGENT)
     steps = {}
-    for updates in (0, 2, 4, 7, 8, 13):
-        old = make_state(agent, mu=0.0, nu=0.0, count=0, updates=updates)
+    for done in (0, 2, 4, 7, 8, 13):
+        # No moments yet: Adam's first step moves every weight by the rate.
+        old = dataclasses.replace(
+            agent.init(KEY), actor=template.actor, value=template.value, critic=template.critic
+        )
+        moments, schedule = old.actor_opt
+        schedule = schedule._replace(count=jnp.asarray(done, jnp.int32))
+        old = dataclasses.replace(old, actor_opt=(moments, schedule))
         new, _ = update(agent, old, batch, KEY, BATCH)
-        assert new.updates == updates + 1
-        # Adam's first step moves every weight by the rate.
-        steps[updates] = float(np.abs(new.actor.log_std - old.actor.log_std).max())
+        assert new.actor_opt[1].count == done + 1
+        steps[done] = float(np.abs(new.actor.log_std - old.actor.log_std).max())
         for net in ("value", "critic"):
             a, b = (np.asarray(jax.tree.leaves(getattr(s, net))[-1]) for s in (new, old))
             assert np.abs(a - b).max() == pytest.approx(0.05, rel=1e-4)
@@ -232,28 +271,26 @@ def test_actor_rate_follows_a_cosine_then_is_full_again():
 
 
 def test_expectile_loss():
+    # 0.7 · 2², 0.3 · 2², nothing, 0.01 · 1².
     found = expectile_loss(jnp.array([2.0, -2.0, 0.0, -1.0]), jnp.array([0.7, 0.7, 0.7, 0.99]))
     np.testing.assert_allclose(found, [2.8, 1.2, 0.0, 0.01], rtol=1e-5)
 
 
 def test_advantage_weight_is_cut_at_100():
-    # ln 100 / 3 = 1.535.
+    # exp(3 A): exp(-3), exp(ln 2), exp(4.59); ln 100 / 3 = 1.535, so 1.54 and 50 are cut.
     found = advantage_weight(jnp.array([0.0, -1.0, np.log(2) / 3, 1.53, 1.54, 50.0]), 3.0)
     np.testing.assert_allclose(found, [1, 0.0497871, 2, 98.4944, 100, 100], rtol=1e-4)
 
 
-def test_td_target():
-    reward, terminal = jnp.array([1.0, 1.0, -2.0]), jnp.array([0.0, 1.0, 0.0])
-    value = jnp.array([4.0, 4.0, 10.0])
-    np.testing.assert_allclose(td_target(reward, 0.5, terminal, value), [3, 1, 3])
-    gradient = jax.grad(lambda v: td_target(reward, 0.5, terminal, v).sum())(value)
-    np.testing.assert_array_equal(gradient, 0)
+def test_regression_loss():
+    # -(2 · -1.5), -(0.5 · 4), -(0 · -7); by log π the slope is -weight.
+    log_prob, weight = jnp.array([-1.5, 4.0, -7.0]), jnp.array([2.0, 0.5, 0.0])
+    np.testing.assert_array_equal(regression_loss(log_prob, weight), [3.0, -2.0, 0.0])
+    slope = jax.grad(lambda x: regression_loss(x, weight).sum())(log_prob)
+    np.testing.assert_array_equal(slope, -weight)
 
 
-def test_polyak():
-    target, online = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([3.0, 2.0])}
-    np.testing.assert_allclose(polyak(target, online, 0.25)["w"], [1.5, -1.0])
-
-
-def test_mean_over_batch_divides_by_the_whole_batch():
-    assert mean_over_batch(jnp.array([2.0, 4.0]), 8) == 0.75
+def test_max_q_value():
+    # The best of three candidates of two states.
+    q = jnp.array([[1.0, -2.0, 3.5], [-4.0, -0.5, -1.0]])
+    np.testing.assert_array_equal(max_q_value(q), [3.5, -0.5])

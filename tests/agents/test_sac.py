@@ -7,22 +7,11 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from reference import (
-    COUNT,
-    FAST,
-    MU,
-    NU,
-    adam,
-    assert_trees_close,
-    finite_differences,
-    mlp,
-    to_numpy,
-)
+from reference import FAST, adam, assert_trees_close, finite_differences, mlp, to_numpy, with_moments
 
-from stratdiff.agents import SAC, Agent, SACConfig
-from stratdiff.agents.sac import SACState
+from stratdiff.agents import Agent
+from stratdiff.agents.sac import SAC, SACConfig, SACState
 from stratdiff.data.batch import Transition
 
 OBS, ACT, BATCH = 3, 2, 6
@@ -64,14 +53,9 @@ def make_state(agent):
         net = getattr(template, name)
         return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.6, x.shape), x.dtype), net)
 
-    def moments(net):
-        first, second = (jax.tree.map(lambda x, v=v: np.full_like(x, v), net) for v in (MU, NU))
-        return optax.ScaleByAdamState(jnp.asarray(COUNT, jnp.int32), first, second)
-
-    actor, critic, target = map(draw, ("actor", "critic", "target_critic"))
-    log_temperature = jnp.array(-0.7)
-    opts = map(moments, (actor, critic, log_temperature))
-    return SACState(actor, critic, target, log_temperature, *opts)
+    nets = map(draw, ("actor", "critic", "target_critic"))
+    opts = (template.actor_opt, template.critic_opt, template.temperature_opt)
+    return SACState(*nets, jnp.array(-0.7), *map(with_moments, opts))
 
 
 def make_batch():

@@ -126,14 +126,15 @@ def test_energy_net_equals_numpy():
 
 
 def test_update_reports_loss_and_excess_over_the_entropy():
-    model = EnergyModel(EnergyConfig(hidden=(16,), inverse_temperature=2.5), 2, 1)
+    model = EnergyModel(EnergyConfig(hidden=(16,)), 2, 1)
     rng = np.random.default_rng(0)
     obs, support, q = (
         rng.normal(size=(8, 2)),
         rng.uniform(-1, 1, (8, 4, 1)),
         rng.normal(size=(8, 4)),
     )
-    _, metrics = eqx.filter_jit(model.update)(model.init(KEY), f32(obs), f32(support), f32(q), KEY)
+    update = eqx.filter_jit(model.update)
+    _, metrics = update(model.init(KEY), f32(obs), f32(support), f32(2.5 * q), KEY)
     weights = softmax(2.5 * q, -1)
     entropy = -(weights * np.log(weights)).sum(-1).mean()
     got = metrics["energy_loss"] - metrics["energy_excess"]
@@ -142,15 +143,15 @@ def test_update_reports_loss_and_excess_over_the_entropy():
 
 
 def test_trained_energy_approaches_the_analytic_one():
-    # Q(s, a) = s a with s in [-1, 1]: the intermediate energy is β s m(a_t) + const.
-    config = EnergyConfig(hidden=(32, 32), learning_rate=4e-3, inverse_temperature=3.0)
+    # β Q(s, a) = 3 s a with s in [-1, 1]: the intermediate energy is 3 s m(a_t) + const.
+    config = EnergyConfig(hidden=(32, 32), learning_rate=4e-3)
     model = EnergyModel(config, obs_dim=1, action_dim=1)
     rng = np.random.default_rng(0)
 
     def draw(states):
         obs = rng.uniform(-1, 1, (states, 1))
         action = MEAN + VARIANCE**0.5 * rng.normal(size=(states, 16, 1))
-        return obs, action, obs * action[..., 0]
+        return obs, action, 3 * obs * action[..., 0]
 
     def step(state, batch):
         state, metrics = model.update(state, *batch)
@@ -162,7 +163,7 @@ def test_trained_energy_approaches_the_analytic_one():
     state, excess = jax.jit(lambda s, d: jax.lax.scan(step, s, d))(model.init(KEY), (*data, keys))
 
     # Fresh data; losses by NumPy.
-    obs, action, q = draw(20_000)
+    obs, action, beta_q = draw(20_000)
     t = rng.uniform(1e-3, 1.0, (20_000, 1))
     noisy = SDE.perturb(f32(action), f32(t), f32(rng.normal(size=action.shape)))
     slope, offset, _ = posterior64(t)
@@ -170,14 +171,14 @@ def test_trained_energy_approaches_the_analytic_one():
     learned = np.asarray(eqx.filter_jit(state.net)(f32(obs)[:, None], noisy, f32(t)), np.float64)
 
     def loss(energy):
-        return -(softmax(3 * q, -1) * log_softmax(energy, -1)).sum(-1).mean()
+        return -(softmax(beta_q, -1) * log_softmax(energy, -1)).sum(-1).mean()
 
     # The analytic energy cannot be beaten; no energy costs 0.013 more, training leaves 3 % of it.
     best, none = loss(exact), np.log(16)
     assert none - best > 0.01
     assert -0.0002 < loss(learned) - best < 0.1 * (none - best)
     # The reported excess falls to the floor that the noise leaves (batch s.e. 0.0003 and 0.0011).
-    floor = best - loss(3 * q)
+    floor = best - loss(beta_q)
     assert excess[:20].mean() > floor + 0.007
     np.testing.assert_allclose(excess[-300:].mean(), floor, atol=0.004)
     # Share of the analytic energy's variation within a state that is learned; at larger t hardly

@@ -1,4 +1,4 @@
-"""The noise schedule against METHOD 1 in NumPy float64 and against numerical integration."""
+"""The noise schedule against docs/method.md, section 1, in float64 and numerical integration."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -278,6 +278,12 @@ class CalQL(ActorCritic):
             log_multiplier, multiplier_opt = apply_gradients(
                 self.critic_optimizer, log_multiplier, -multiplier * slack, multiplier_opt
             )
+            if not isinstance(conservative, int):  # it rests where there is no such row
+                log_multiplier, multiplier_opt = jax.tree.map(
+                    lambda new, old: jnp.where(conservative > 0, new, old),
+                    (log_multiplier, multiplier_opt),
+                    (state.log_multiplier, state.multiplier_opt),
+                )
 
         new = CalQLState(
             actor=actor,
