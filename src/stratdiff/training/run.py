@@ -260,6 +260,8 @@ class Run:
 
     def _have_stored(self, phase: StorePhase) -> None:
         """Have what the score stores with the rows of D_off: from the disk, or computed now."""
+        if jax.tree.leaves(self.stored):
+            return
         folder = self._shared.folder(phase) if self._shared else self.directory
         one = jax.tree.map(lambda x: x[0], self.state.learned)
         wanted, structure = jax.tree.flatten(self.setup.stored_shapes(one))
