@@ -3,52 +3,80 @@
 import dataclasses
 import re
 import warnings
+from collections.abc import Callable
+from importlib import metadata
 from typing import Literal
 
 import gymnasium
-import mujoco
 import numpy as np
+from gymnasium.spaces import Box
 
-from stratdiff.envs.antmaze import MAZES  # importing it also registers the environments
+from stratdiff import registry
+from stratdiff.data.dataset import Dataset
+from stratdiff.envs.mazes import MAZES  # importing it also registers the environments
 from stratdiff.errors import UserError, nearest
 
 Recipe = Literal["locomotion", "antmaze"]
-
-# D4RL's reference returns by environment family (Farama-Foundation/D4RL, d4rl/infos.py at 89141a6).
-REFERENCE_RETURNS = {
-    **{f"stratdiff/AntMaze-{maze}": (0.0, 1.0) for maze in MAZES},
-    "HalfCheetah": (-280.178953, 12135.0),
-    "Hopper": (-20.272305, 3234.3),
-    "Walker2d": (1.629008, 4592.3),
-    "Ant": (-325.6, 3879.7),
-}
-
-# Gymnasium-Robotics' AntMaze: the torso's xy are in `achieved_goal`, the rest in `observation`.
-ROBOTICS_ANTMAZE = {"observation": (27,), "achieved_goal": (2,), "desired_goal": (2,)}
-
-# Families whose contacts have margins (measured, MuJoCo 3.4 against 3.5).
-_CONTACT_MARGINS = {"Hopper", "Ant", *(f"stratdiff/AntMaze-{maze}" for maze in MAZES)}
+Returns = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """An environment and how its results are read."""
+class Facts:
+    """What the name of an environment implies; the defaults hold for an unknown one."""
 
-    env_id: str
-    obs_dim: int
-    action_dim: int
-    horizon: int | None
-    """Steps after which the environment cuts an episode; None: never."""
-    reference_returns: tuple[float, float] | None
+    reference_returns: Returns | None = None
     """Returns of score 0 and score 100; None: the score is the plain return."""
     recipe: Recipe = "locomotion"
+    """antmaze: sparse rewards of 1 at a goal; locomotion: everything else."""
+    contact_margins: bool = False
+    """Whether its contacts have margins (measured, MuJoCo 3.4 against 3.5)."""
+    maze: str | None = None
+    """Its maze in `envs.mazes`."""
+
+
+# By environment without its version. Reference returns: d4rl/infos.py of Farama-Foundation/D4RL at
+# 89141a6.
+_KNOWN = {
+    "HalfCheetah": Facts((-280.178953, 12135.0)),
+    "Hopper": Facts((-20.272305, 3234.3), contact_margins=True),
+    "Walker2d": Facts((1.629008, 4592.3)),
+    "Ant": Facts((-325.6, 3879.7), contact_margins=True),
+    **{f"stratdiff/AntMaze-{maze}": Facts((0.0, 1.0), "antmaze", True, maze) for maze in MAZES},
+}
+_UNKNOWN = Facts()
+
+# Gymnasium-Robotics' AntMaze: the torso's xy are in `achieved_goal`, the rest in `observation`.
+_ROBOTICS_ANTMAZE = {"observation": (27,), "achieved_goal": (2,), "desired_goal": (2,)}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Task:
+    """An environment and how its results are read. It can be made without any environment."""
+
+    env_id: str
+    """The id that Gymnasium makes it by; empty: none is known."""
+    obs_dim: int
+    action_dim: int
+    horizon: int | None = None
+    """Steps after which the environment cuts an episode; None: never."""
+    reference_returns: Returns | None = None
+    """Returns of score 0 and score 100; None: the score is the plain return."""
+    recipe: Recipe = "locomotion"
+
+    def __repr__(self) -> str:
+        limit = f", at most {self.horizon} steps" if self.horizon else ""
+        return (
+            f"Task({self.env_id!r}: {self.obs_dim} observations, {self.action_dim} actions{limit}, "
+            f"recipe {self.recipe})"
+        )
 
     @property
     def longest_trajectory(self) -> int | None:
         """Rows that a trajectory of its data may have; None: any number.
 
-        One more than the horizon, as a cut one can hold its last observation in a row of its own;
-        D4RL's AntMaze collector ran for 1001 steps whatever the environment's limit.
+        One more than the horizon, because a trajectory that a time limit ends can hold its last
+        observation in a row of its own. D4RL's AntMaze collector ran for 1001 steps whatever the
+        environment's limit.
         """
         if self.horizon is None:
             return None
@@ -67,22 +95,38 @@ def _family(env_id: str) -> str:
     return re.sub(r"-v\d+$", "", env_id)
 
 
+def facts(env_id: str) -> Facts:
+    """What the name of an environment implies, whether or not it can be made here."""
+    return _KNOWN.get(_family(env_id), _UNKNOWN)
+
+
 def contradict(env_id: str, other: str) -> bool:
     """Whether these are two different environments of D4RL's; versions may differ."""
     families = {_family(env_id), _family(other)}
-    return len(families) == 2 and families <= REFERENCE_RETURNS.keys()
+    return len(families) == 2 and families <= _KNOWN.keys()
 
 
 def recipe_of(env_id: str) -> Recipe:
     """The recipe of an environment: sparse goals, or everything else."""
-    return "antmaze" if env_id.startswith("stratdiff/AntMaze-") else "locomotion"
+    return facts(env_id).recipe
 
 
-def version_note(made_with: str, installed: str = mujoco.__version__) -> str | None:
+def related(env_id: str) -> list[str]:
+    """Other versions of an environment, newest first; of a maze, the other mazes."""
+    family, maze = _family(env_id), facts(env_id).maze
+    stem = family.removesuffix(maze) if maze else f"{family}-v"
+    pattern = re.escape(stem) + ("" if maze else r"\d+$")
+    found = (other for other in gymnasium.registry if re.match(pattern, other))
+    return sorted((other for other in found if other != env_id), reverse=True)
+
+
+def version_note(made_with: str, installed: str | None = None) -> str | None:
     """A sentence where two MuJoCo versions simulate D4RL's environments differently, else None.
 
-    Measured: up to 3.4 the larger margin of two geoms counts, from 3.5 on their sum.
+    `installed`: default, the version on this machine. Measured: up to 3.4 the larger margin of two
+    geoms counts, from 3.5 on their sum.
     """
+    installed = installed or metadata.version("mujoco")
 
     def summed(version: str) -> bool:
         return [int(n) for n in re.findall(r"\d+", version)[:2]] >= [3, 5]
@@ -97,66 +141,128 @@ def version_note(made_with: str, installed: str = mujoco.__version__) -> str | N
 
 def physics_note(env_id: str, made_with: str | None) -> str | None:
     """`version_note` for data of an environment that it concerns."""
-    if made_with is None or _family(env_id) not in _CONTACT_MARGINS:
+    if made_with is None or not facts(env_id).contact_margins:
         return None
     return version_note(made_with)
 
 
-def make_env(env_id: str) -> gymnasium.Env:
-    """The environment, its actions scaled to [-1, 1], its observations flat.
+def observation_parts(shapes: dict[str, tuple[int, ...] | None]) -> list[str] | None:
+    """The parts of a dictionary of observations, in D4RL's order; None: Gymnasium's order holds.
 
-    Dictionaries of observations are flattened in Gymnasium's order; of Gymnasium-Robotics' AntMaze
-    the goal is left out, which gives D4RL's 29 numbers, as in `data/minari.py`.
+    Of Gymnasium-Robotics' AntMaze the goal is left out, which gives D4RL's 29 numbers: the torso's
+    xy, then the other positions and velocities.
+    """
+    return ["achieved_goal", "observation"] if shapes == _ROBOTICS_ANTMAZE else None
+
+
+def make_env(env: str | gymnasium.Env | Callable[[], gymnasium.Env]) -> gymnasium.Env:
+    """An environment by its id, from a factory, or given: see `wrap_env`.
 
     Raises:
-        UserError: the environment is unknown or cannot be made, or its spaces are not flat boxes.
+        UserError: the environment is unknown or cannot be made; its id names a module that only a
+            file has named (see `registry`); or its spaces are not flat boxes.
     """
+    if not isinstance(env, str):
+        return wrap_env(env if isinstance(env, gymnasium.Env) else env())
+    registry.check_trusted(env, "--env")
     try:
         with warnings.catch_warnings():
             # The -v4 environments are old on purpose: they are D4RL's physics.
             warnings.filterwarnings("ignore", ".*is out of date.*")
-            env = gymnasium.make(env_id)
+            made = gymnasium.make(env)
     except gymnasium.error.UnregisteredEnv as error:
         raise UserError(
-            f"environment {env_id!r} is not registered with Gymnasium; did you mean "
-            f"{nearest(env_id, gymnasium.registry)}? Your own: --env module:Name-v0, where the "
+            f"environment {env!r} is not registered with Gymnasium; did you mean "
+            f"{nearest(env, gymnasium.registry)}? Your own: --env module:Name-v0, where the "
             "module registers it."
         ) from error
     except (gymnasium.error.Error, ImportError) as error:
-        raise UserError(f"environment {env_id!r} could not be made: {error}") from error
+        raise UserError(f"environment {env!r} could not be made: {error}") from error
+    return wrap_env(made, env)
+
+
+def wrap_env(env: gymnasium.Env, env_id: str = "") -> gymnasium.Env:
+    """The environment, its actions scaled to [-1, 1], its observations flat.
+
+    Dictionaries of observations are flattened in Gymnasium's order, or see `observation_parts`. An
+    environment that needs no change is returned as it is.
+
+    Raises:
+        UserError: its spaces are not flat boxes, or actions have no bounds.
+    """
     if isinstance(env.observation_space, gymnasium.spaces.Dict):
-        shapes = {key: space.shape for key, space in env.observation_space.items()}
-        if shapes == ROBOTICS_ANTMAZE:
-            env = gymnasium.wrappers.FilterObservation(env, ["achieved_goal", "observation"])
+        keys = observation_parts({key: space.shape for key, space in env.observation_space.items()})
+        if keys:
+            env = gymnasium.wrappers.FilterObservation(env, keys)
         env = gymnasium.wrappers.FlattenObservation(env)
-    obs, action = env.observation_space, env.action_space
-    for space, what in ((obs, "observation"), (action, "action")):
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            raise UserError(
-                f"environment {env_id!r} has the {what} space {space}; a flat Box is needed, so "
-                "wrap the environment (gymnasium.wrappers.FlattenObservation) and register it."
-            )
-    assert isinstance(action, gymnasium.spaces.Box)
+    where = f"environment {env_id or (env.spec.id if env.spec else str(env))!r}"
+    obs = env.observation_space
+    if not isinstance(obs, Box) or len(obs.shape) != 1:
+        raise UserError(
+            f"{where} has the observation space {obs}; a flat Box is needed, so wrap the "
+            "environment (gymnasium.wrappers.FlattenObservation) and register it."
+        )
+    action = check_actions(env.action_space, where)
     if (action.low != -1).any() or (action.high != 1).any():
         env = gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
     return env
 
 
+def check_actions(space: gymnasium.Space, where: str) -> Box:
+    """The space, if it is a flat Box with finite bounds.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not isinstance(space, Box) or len(space.shape) != 1 or space.dtype.kind != "f":
+        raise UserError(
+            f"{where} has the action space {space}; a flat Box of real numbers is needed, so "
+            "choose one with continuous actions."
+        )
+    if not (np.isfinite(space.low) & np.isfinite(space.high) & (space.low < space.high)).all():
+        raise UserError(
+            f"{where} has the action space {space}; bounds that are finite and not equal are "
+            "needed to scale actions to [-1, 1], so give the environment such bounds."
+        )
+    return space
+
+
+def unit_actions(actions: np.ndarray, space: Box) -> np.ndarray:
+    """Actions (..., A) within the bounds of `space`, scaled to [-1, 1], as float32."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    if (low == -1).all() and (high == 1).all():
+        return actions.astype(np.float32)
+    return (2 * (actions.astype(np.float64) - low) / (high - low) - 1).astype(np.float32)
+
+
 def find_task(env_id: str) -> Task:
-    """The task record of an environment.
+    """The task record of an environment by its id.
 
     Raises:
         UserError: see `make_env`.
     """
     env = make_env(env_id)
-    spec = env.spec
-    task = Task(
-        env_id=env_id,
-        obs_dim=env.observation_space.shape[0],  # type: ignore[index]
-        action_dim=env.action_space.shape[0],  # type: ignore[index]
-        horizon=spec.max_episode_steps if spec else None,
-        reference_returns=REFERENCE_RETURNS.get(_family(env_id)),
-        recipe=recipe_of(env_id),
-    )
+    task = task_of_env(env, env_id)
     env.close()
     return task
+
+
+def task_of_env(env: gymnasium.Env, env_id: str = "") -> Task:
+    """The task record of an environment from `wrap_env`; `env_id` empty: that of its spec."""
+    spec, sizes = env.spec, (env.observation_space.shape, env.action_space.shape)
+    (obs_dim,), (action_dim,) = sizes  # type: ignore[misc]
+    horizon = spec.max_episode_steps if spec else None
+    return _task(env_id or (spec.id if spec else ""), obs_dim, action_dim, horizon)
+
+
+def task_of(dataset: Dataset, env_id: str = "") -> Task:
+    """A task without an environment, as a caller's own loop has: sizes from the data, no horizon.
+
+    Reference returns and recipe are those that `env_id` implies: empty, none and locomotion.
+    """
+    return _task(env_id, dataset.observations.shape[1], dataset.actions.shape[1], None)
+
+
+def _task(env_id: str, obs_dim: int, action_dim: int, horizon: int | None) -> Task:
+    known = facts(env_id)
+    return Task(env_id, obs_dim, action_dim, horizon, known.reference_returns, known.recipe)

@@ -1,189 +1,212 @@
-"""Read and write D4RL-format HDF5."""
+"""D4RL's data sets: their names and addresses, found on this machine or downloaded.
 
-import contextlib
+What D4RL's own files are off by (issues of Farama-Foundation/D4RL): AntMaze v0 and v1 have timeouts
+out of step with the ends of trajectories (77; v2 has not), maze2d's timeouts mark sub-goals (85)
+and its rewards are one row late (194).
+"""
+
+import dataclasses
+import functools
 import os
-import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
-import numpy as np
+from stratdiff.data import download, hdf5
+from stratdiff.data.dataset import Dataset
+from stratdiff.data.sources import Entry, Progress, Source
+from stratdiff.envs.mazes import HORIZONS
+from stratdiff.tasks import Returns, facts
 
-from stratdiff.data.dataset import Dataset, aligned_empty, from_arrays
-from stratdiff.errors import UserError
+# Names, addresses, reference returns and horizons are those registered in d4rl/ at 89141a6.
 
-_REQUIRED = ("observations", "actions", "rewards", "terminals")
-_MATRICES = ("observations", "actions")
-_COLUMNS = ("rewards", "terminals", "timeouts")
-# What HDF5 may add to the arrays: headers, groups, attributes.
-_OVERHEAD = 64 * 1024
-# What h5py raises for a damaged file, by the place that is hit.
-_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
-
-
-def read(path: str | Path, horizon: int | None = None, name: str | None = None) -> Dataset:
-    """Load a D4RL-format file by D4RL's transition rule.
-
-    Needs `observations` (N, S), `actions` (N, A), `rewards` and `terminals` (N,) or (N, 1); uses
-    `timeouts` where present, else `horizon`. Other keys are ignored.
-
-    Raises:
-        UserError: the file is missing, is no HDF5, lacks a key, or its arrays do not fit together
-            or hold values that cannot be trained on.
-    """
-    path = Path(path)
-    with _open(path) as file:
-        missing = [k for k in _REQUIRED if not isinstance(file.get(k), h5py.Dataset)]
-        if missing:
-            raise UserError(
-                f"data file {str(path)!r} has no array {missing[0]!r} (found: "
-                f"{', '.join(sorted(file)) or 'nothing'}); a D4RL-format file needs "
-                f"{', '.join(_REQUIRED)}."
-            )
-        arrays = {
-            key: _read_array(file, key, path) for key in (*_REQUIRED, "timeouts") if key in file
-        }
-        attributes = _attributes(file)
-    lengths = {key: len(array) for key, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{key} {length}" for key, length in lengths.items())
-        raise UserError(
-            f"data file {str(path)!r} has arrays of different length ({found}); every array needs "
-            "one row per step."
-        )
-    for key in ("terminals", "timeouts"):
-        bad = np.flatnonzero(~np.isfinite(arrays.get(key, np.zeros(0))))
-        if len(bad):
-            raise UserError(
-                f"data file {str(path)!r}: {key} holds {len(bad)} values that are NaN or infinite, "
-                f"the first at index ({bad[0]},); they must be 0 or 1."
-            )
-    env_id, version = (attributes.get(key) for key in ("env_id", "mujoco"))
-    return from_arrays(
-        name or str(path),
-        arrays,
-        env_id if isinstance(env_id, str) else None,
-        horizon,
-        version if isinstance(version, str) else None,
-    )
-
-
-def read_arrays(path: str | Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays of `keys` (such as `infos/qpos`) as float32; those the file lacks are left out.
-
-    Raises:
-        UserError: the file is missing or damaged, or a key holds no numbers.
-    """
-    path = Path(path)
-    with _open(path) as file:
-        return {key: _read_array(file, key, path) for key in keys if key in file}
-
-
-def read_attributes(path: str | Path) -> dict[str, str | int | float]:
-    """The file's attributes that are text or a number: `env_id` and metadata.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    with _open(Path(path)) as file:
-        return _attributes(file)
+_SERVER = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
+VARIANTS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
+"""Of the policies that collected a locomotion set."""
+_LOCOMOTION = {
+    "halfcheetah": "HalfCheetah",
+    "hopper": "Hopper",
+    "walker2d": "Walker2d",
+    "ant": "Ant",
+}
+# Rows and episodes of the v2 files.
+_SIZES: dict[str, tuple[int, int | None]] = {
+    "halfcheetah-random-v2": (1_000_000, 1000),
+    "halfcheetah-medium-v2": (1_000_000, 1000),
+    "halfcheetah-expert-v2": (1_000_000, 1000),
+    "halfcheetah-medium-replay-v2": (202_000, 202),
+    "hopper-medium-replay-v2": (402_000, None),
+    "walker2d-medium-replay-v2": (302_000, None),
+}
+# (maze, suffix of the name): (multistart, multigoal) in the name of the file.
+_ANTMAZE = {
+    ("umaze", ""): (False, False),
+    ("umaze", "-diverse"): (True, True),
+    ("medium", "-play"): (True, False),
+    ("medium", "-diverse"): (True, True),
+    ("large", "-play"): (True, False),
+    ("large", "-diverse"): (True, True),
+}
+# The eval mazes' files that are multigoal; all are multistart.
+_EVAL_MULTIGOAL = (("umaze", "-diverse"), ("medium", "-play"), ("large", "-play"))
+_MAZE2D_HORIZONS = {
+    "v0": {"open": 150, "umaze": 150, "medium": 250, "large": 600},
+    "v1": {"umaze": 300, "medium": 600, "large": 800},
+}
+_MAZE2D_RETURNS: dict[str, Returns] = {
+    "open-v0": (0.01, 20.66),
+    "open-dense-v0": (11.17817, 27.166538620695782),
+    "umaze-v0": (0.94, 62.6),
+    "umaze-dense-v0": (23.249793, 81.78995240126592),
+    "medium-v0": (5.77, 85.14),
+    "medium-dense-v0": (19.47762, 96.03474232952358),
+    "large-v0": (4.83, 191.99),
+    "large-dense-v0": (27.38831, 215.09965671563742),
+    "umaze-v1": (23.85, 161.86),
+    "umaze-dense-v1": (68.537689, 193.66285642381482),
+    "medium-v1": (13.13, 277.39),
+    "medium-dense-v1": (44.264742, 297.4552547777125),
+    "large-v1": (6.7, 273.99),
+    "large-dense-v1": (30.569041, 303.4857382709002),
+    "eval-umaze-v1": (36.63, 141.4),
+    "eval-umaze-dense-v1": (56.95455, 178.21373133248397),
+    "eval-medium-v1": (13.07, 204.93),
+    "eval-medium-dense-v1": (42.28578, 235.5658957482388),
+    "eval-large-v1": (16.4, 302.22),
+    "eval-large-dense-v1": (56.95455, 326.09647655082637),
+}
+# Reference returns, horizon, horizon of human-longhorizon.
+_ADROIT: dict[str, tuple[Returns, int, int]] = {
+    "pen": ((96.262799, 3076.8331017826877), 100, 200),
+    "hammer": ((-274.856578, 12794.134825156867), 200, 600),
+    "door": ((-56.512833, 2880.5693087298737), 200, 300),
+    "relocate": ((-6.425911, 4233.877797728884), 200, 500),
+}
+_KITCHEN = {
+    "complete": "mini_kitchen_microwave_kettle_light_slider",
+    "partial": "kitchen_microwave_kettle_light_slider",
+    "mixed": "kitchen_microwave_kettle_bottomburner_light",
+}
 
 
-def write(
-    path: str | Path,
-    arrays: Mapping[str, np.ndarray],
-    env_id: str,
-    metadata: Mapping[str, str | int | float] | None = None,
-) -> None:
-    """Write a D4RL-format file beside `path`, then rename it; `metadata` become attributes.
+class D4RL(Source):
+    """D4RL's own files, kept where D4RL itself keeps them."""
 
-    Raises:
-        UserError: the disk is full or the folder cannot be written; nothing is left behind.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Asked first: HDF5 can crash the process when the disk fills up under its buffers.
-        needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
-        free = shutil.disk_usage(path.parent).free
-        if free < needed:
-            raise UserError(
-                f"data file {str(path)!r} could not be written: it needs {needed / 2**20:.1f} MiB "
-                f"and {free / 2**20:.1f} MiB are free; free some space or choose another folder."
-            )
-        with h5py.File(partial, "w") as file:
-            for key, array in arrays.items():
-                file.create_dataset(key, data=array)
-            file.attrs.update({"env_id": env_id, **(metadata or {})})
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"data file {str(path)!r} could not be written ({_reason(error)}); choose a folder "
-            "that can be written and has space."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    keeps_hdf5 = True
+
+    def entries(self) -> tuple[Entry, ...]:
+        return _entries(self.prefix)
+
+    def local(self, entry: Entry) -> Path | None:
+        places = (folder / _file(entry) for folder in _folders())
+        return next((path for path in places if path.is_file()), None)
+
+    def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:
+        path = self.local(entry)
+        if path is None:
+            assert entry.url is not None, entry
+            path = target(entry)
+            download.fetch(entry.url, path, progress)
+        dataset = hdf5.read(path, entry.horizon, entry.name)
+        # Made years before MuJoCo 3; their files do not say with which version.
+        about = {**dataset.metadata, "mujoco": "2"}
+        return dataclasses.replace(dataset, env_id=dataset.env_id or entry.env_id, metadata=about)
 
 
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    """The file for reading; whatever HDF5 stumbles over in it is a `UserError`."""
-    if not path.is_file():
-        raise UserError(f"data file {str(path)!r} does not exist; give the path of an HDF5 file.")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise UserError(
-            f"data file {str(path)!r} could not be opened as HDF5 ({_reason(error)}); give a "
-            "D4RL-format HDF5 file, or copy it again if it was cut off."
-        ) from error
-    try:
-        with file:
-            yield file
-    except _DAMAGE as error:
-        raise UserError(
-            f"data file {str(path)!r} could not be read ({_reason(error)}); the file is damaged, "
-            "copy it again."
-        ) from error
+def target(entry: Entry) -> Path:
+    """Where an entry's file is downloaded to."""
+    return _folders()[0] / _file(entry)
 
 
-def _read_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
-    """One array as float32: (rows, size), (rows,), or as it is for keys that are not D4RL's own."""
-    where, data = f"data file {str(path)!r}", file[key]
-    if not isinstance(data, h5py.Dataset):
-        raise UserError(f"{where}: {key!r} is a group; an array is needed.")
-    if data.shape is None or data.dtype.kind not in "fiub":
-        raise UserError(f"{where}: {key!r} holds {data.dtype} values; numbers are needed.")
-    if key in _MATRICES and not (data.ndim == 2 and data.shape[1] > 0):
-        raise UserError(f"{where}: {key!r} has shape {data.shape}; expected (rows, size).")
-    if key in _COLUMNS and not (data.ndim > 0 and data.shape[1:] in ((), (1,))):
-        raise UserError(f"{where}: {key!r} has shape {data.shape}; expected (rows,).")
-    try:
-        # HDF5 converts block by block, so no array of doubles is ever whole in memory. What is
-        # beyond float32 becomes infinite, which is refused by its place.
-        array = aligned_empty(data.shape, np.float32)
-        data.read_direct(array)
-    except _DAMAGE as error:
-        raise UserError(
-            f"{where}: {key!r} could not be read ({_reason(error)}); the file is damaged, copy it "
-            "again."
-        ) from error
-    return array.reshape(len(array)) if key in _COLUMNS else array
+def _file(entry: Entry) -> str:
+    """What D4RL calls the file on disk: as on the server."""
+    return str(entry.url).rpartition("/")[2]
 
 
-def _attributes(file: h5py.File) -> dict[str, str | int | float]:
-    values = {
-        key: value.decode(errors="replace") if isinstance(value, bytes) else value
-        for key, value in file.attrs.items()
+def _folders() -> list[Path]:
+    chosen = os.environ.get("D4RL_DATASET_DIR")
+    return [*([Path(chosen)] if chosen else []), Path.home() / ".d4rl" / "datasets"]
+
+
+@functools.cache
+def _entries(prefix: str) -> tuple[Entry, ...]:
+    found = [*_locomotion(), *_antmaze(), *_maze2d(), *_adroit(), *_kitchen()]
+    return tuple(dataclasses.replace(entry, name=prefix + entry.name) for entry in found)
+
+
+def _entry(name: str, path: str, env_id: str | None, horizon: int, returns: Returns) -> Entry:
+    """`path` is the file's on the server."""
+    rows, episodes = _SIZES.get(name, (None, None))
+    return Entry(name, env_id, horizon, returns, rows, episodes, _SERVER + path)
+
+
+def _locomotion() -> Iterator[Entry]:
+    for env, family in _LOCOMOTION.items():
+        # D4RL's ant has 111 observations, 84 of them contact forces: not those of Ant-v4.
+        env_id, returns = f"{family}-v4", facts(f"{family}-v4").reference_returns
+        assert returns is not None
+        for variant in (*VARIANTS, "random-expert"):
+            for version in ("v0", "v1", "v2"):
+                stem = f"{env}_{variant.replace('-', '_')}"
+                path = f"gym_mujoco_{version}/{stem}-{version}.hdf5"
+                if version == "v0":
+                    if variant == "full-replay":
+                        continue
+                    if variant == "medium-replay":
+                        stem = f"{'walker' if env == 'walker2d' else env}_mixed"
+                    path = f"gym_mujoco/{stem}.hdf5"
+                if variant == "random-expert" and (env, version) != ("ant", "v0"):
+                    continue
+                made_in = None if env == "ant" else env_id
+                yield _entry(f"{env}-{variant}-{version}", path, made_in, 1000, returns)
+
+
+def _antmaze() -> Iterator[Entry]:
+    old = {"umaze": "u-maze", "medium": "big-maze", "large": "hardest-maze"}
+    new = {maze: maze for maze in old}
+    for folder, version, mazes, end in (
+        ("ant_maze_new", "v0", old, ""),
+        ("ant_maze_v1", "v1", new, ""),
+        ("ant_maze_v2", "v2", old, "_fixed"),
+        ("ant_maze_new", "eval", {maze: f"{maze}_eval" for maze in old}, ""),
+    ):
+        for (maze, suffix), (multistart, multigoal) in _ANTMAZE.items():
+            name, env = f"antmaze-{maze}{suffix}-{version}", maze
+            if version == "eval":
+                name, env = f"antmaze-eval-{maze}{suffix}-v0", f"eval-{maze}"
+                multistart, multigoal = True, (maze, suffix) in _EVAL_MULTIGOAL
+            file = f"Ant_maze_{mazes[maze]}_noisy_multistart_{multistart}_multigoal_{multigoal}"
+            path = f"{folder}/{file}_sparse{end}.hdf5"
+            env_id = f"stratdiff/AntMaze-{env}-v2"
+            yield _entry(name, path, env_id, HORIZONS[maze], (0.0, 1.0))
+
+
+def _maze2d() -> Iterator[Entry]:
+    for name, returns in _MAZE2D_RETURNS.items():
+        task, _, version = name.rpartition("-")
+        maze = task.removeprefix("eval-").removesuffix("-dense")
+        stem = f"maze2d-{task if task.endswith('-dense') else f'{task}-sparse'}"
+        end = "" if version == "v0" else f"-{version}"
+        horizon = _MAZE2D_HORIZONS[version][maze]
+        yield _entry(f"maze2d-{name}", f"maze2d/{stem}{end}.hdf5", None, horizon, returns)
+
+
+def _adroit() -> Iterator[Entry]:
+    kinds = {
+        "human": "v0_demos_clipped",
+        "cloned": "demos-v0-bc-combined",
+        "expert": "v0_expert_clipped",
     }
-    values = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
-    return {k: v for k, v in values.items() if isinstance(v, str | int | float)}
+    for env, (returns, horizon, long) in _ADROIT.items():
+        for kind, stem in kinds.items():
+            for version, path in (
+                ("v0", f"hand_dapg/{env}-{stem}.hdf5"),
+                ("v1", f"hand_dapg_v1/{env}-{kind}-v1.hdf5"),
+            ):
+                yield _entry(f"{env}-{kind}-{version}", path, None, horizon, returns)
+                if kind == "human":  # the same file
+                    yield _entry(f"{env}-human-longhorizon-{version}", path, None, long, returns)
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong in one line: the system's words where HDF5 quotes its error number."""
-    number = re.search(r"[Ee]rrno\D{1,3}(\d+)", str(error))
-    return os.strerror(int(number[1])) if number else " ".join(str(error).split())
+def _kitchen() -> Iterator[Entry]:
+    for kind, file in _KITCHEN.items():
+        yield _entry(f"kitchen-{kind}-v0", f"kitchen/{file}-v0.hdf5", None, 280, (0.0, 4.0))

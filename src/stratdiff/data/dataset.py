@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 
 from stratdiff.errors import UserError
 
+REQUIRED = ("observations", "actions", "rewards", "terminals")
+"""The arrays that a data set needs; with `timeouts`, it also knows where episodes were cut off."""
 BLOCK = 65_536
 _ALIGNMENT = 64
 
@@ -32,7 +34,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Dataset:
     """Steps of consecutive trajectories. The transition of row i leads to `observations[i + 1]`."""
 
@@ -49,8 +51,22 @@ class Dataset:
     """True at the last row of a trajectory: terminal or time limit."""
     transitions: Int[np.ndarray, " n"]
     """Rows that are transitions to learn from."""
-    mujoco: str | None = None
-    """The MuJoCo version it was made with, where known."""
+    metadata: Mapping[str, str | int | float] = dataclasses.field(default_factory=dict)
+    """What its file says besides: `mujoco` (the version it was made with), `author` ..."""
+
+    def __repr__(self) -> str:
+        rows, obs = self.observations.shape
+        return (
+            f"Dataset({self.name!r}: {rows:,} rows, {len(self):,} transitions, "
+            f"{np.count_nonzero(self.ends):,} episodes, {obs} observations, "
+            f"{self.actions.shape[1]} actions, from {self.env_id or 'an unnamed environment'})"
+        )
+
+    @property
+    def mujoco(self) -> str | None:
+        """The MuJoCo version it was made with, where known."""
+        version = self.metadata.get("mujoco")
+        return version if isinstance(version, str) else None
 
     def __len__(self) -> int:
         return len(self.transitions)
@@ -61,7 +77,7 @@ class Dataset:
         digest = hashlib.sha256()
         for field in ("observations", "actions", "rewards", "terminals", "ends", "transitions"):
             array = getattr(self, field)
-            # Row numbers are hashed as int64, whatever they are kept in.
+            # Row numbers are hashed as int64 whatever integer type holds them.
             dtype = np.dtype(np.int64) if field == "transitions" else array.dtype
             digest.update(f"{field}{dtype}{array.shape}".encode())
             for part in blocks(len(array)):
@@ -84,7 +100,7 @@ class Dataset:
         """
         stops = np.flatnonzero(self.ends)
         if sparse:
-            # D4RL's rule drops these rows, no others.
+            # The rows that D4RL's rule drops are the time limits.
             limits = stops[~np.isin(stops, self.transitions)]
             stops = limits if len(limits) else stops
         total = np.zeros(len(self.rewards) + 1)
@@ -119,11 +135,12 @@ def returns_to_go(
     sparse: bool = False,
     successes: Bool[np.ndarray, " rows"] | None = None,
 ) -> Float[np.ndarray, " rows"]:
-    """Discounted return from every row to the end of its trajectory (METHOD 6, V_ref).
+    """Discounted return from every row to the end of its trajectory: V_ref of Cal-QL.
 
     A time limit ends a trajectory and bootstraps nothing. Rows after the last end belong to a
     trajectory that was cut off: their return is unknown, -inf. With `sparse` (AntMaze), a
-    trajectory without any `successes` row gets r / (1 - γ) at every row: it would have gone on so.
+    trajectory without any row of `successes` gets r / (1 - γ) at every row, the return of failing
+    for ever. See docs/method.md, section 6, and arXiv 2303.05479.
 
     Added up in float64, returned in the type of `rewards`.
     """
@@ -131,7 +148,7 @@ def returns_to_go(
     stops = np.flatnonzero(ends)
     starts = np.concatenate([[0], stops[:-1] + 1]) if len(stops) else stops
     lengths = stops - starts + 1
-    # All trajectories step back together, longest last, so the loop is as long as one trajectory.
+    # All trajectories step back together, so the loop is as long as the longest trajectory.
     value = np.zeros(len(stops))
     for back in range(lengths.max(initial=0)):
         active = lengths > back
@@ -185,18 +202,53 @@ def _count_out(
     return out
 
 
+def finish_rows(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Close the last row of logged arrays, so that D4RL's rule loses no transition.
+
+    D4RL always drops the last row of a file. After a terminal one more row is added that belongs to
+    no trajectory: it repeats the observation and has no flag.
+    """
+    if not len(arrays["terminals"]) or not arrays["terminals"][-1]:
+        return arrays
+    out = {}
+    for key, array in arrays.items():
+        last = array[-1:]
+        repeat = key == "observations" or key.startswith("infos/")
+        out[key] = np.concatenate([array, last if repeat else np.zeros_like(last)])
+    return out
+
+
 def from_arrays(
     name: str,
     arrays: Mapping[str, np.ndarray],
     env_id: str | None = None,
     horizon: int | None = None,
-    mujoco: str | None = None,
+    metadata: Mapping[str, str | int | float] | None = None,
+    where: str = "",
 ) -> Dataset:
-    """The data set of float32 arrays in D4RL's layout; `horizon`: for want of `timeouts`.
+    """The data set of float32 arrays in D4RL's layout; `horizon`: where there are no `timeouts`.
+
+    `observations` (N, S), `actions` (N, A) in [-1, 1], `rewards`, `terminals`, `timeouts` (N,).
+    `where`: what error messages call the arrays.
 
     Raises:
-        UserError: see `validate`.
+        UserError: an array is missing or they differ in length; or see `validate`.
     """
+    where = where or f"data set {name!r}"
+    missing = [key for key in REQUIRED if key not in arrays]
+    if missing:
+        raise UserError(
+            f"{where} has no array {missing[0]!r} (found: {', '.join(arrays) or 'nothing'}); "
+            f"{', '.join(REQUIRED)} are needed."
+        )
+    lengths = {key: len(array) for key, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise UserError(
+            f"{where} has arrays of different length ({found}); each needs one row per step."
+        )
+    for key in ("terminals", "timeouts"):
+        _check_finite(key, arrays.get(key, np.zeros(0)), where)
     terminals, timeouts = arrays["terminals"] > 0.5, arrays.get("timeouts")
     timeouts = None if timeouts is None else timeouts > 0.5
     ends, transitions = transition_rows(terminals, timeouts, horizon)
@@ -209,37 +261,40 @@ def from_arrays(
         terminals=terminals,
         ends=ends,
         transitions=transitions,
-        mujoco=mujoco,
+        metadata=metadata or {},
     )
-    validate(dataset)
+    validate(dataset, where)
     return dataset
 
 
-def validate(dataset: Dataset) -> None:
-    """Check what training relies on.
+def validate(dataset: Dataset, where: str = "") -> None:
+    """Check what training relies on; `where`: what error messages call the set.
 
     Raises:
         UserError: the set is empty, a value is not finite or an action is outside [-1, 1].
     """
-    where = f"data set {dataset.name!r}"
+    where = where or f"data set {dataset.name!r}"
     if len(dataset) == 0:
         raise UserError(
             f"{where} has {len(dataset.rewards)} rows and no transition; at least two consecutive "
             "rows of a trajectory are needed."
         )
     for field in ("observations", "actions", "rewards"):
-        array = getattr(dataset, field)
-        count, first = _find(array, lambda block: ~np.isfinite(block))
-        if count:
-            raise UserError(
-                f"{where}: {field} holds {count} values that are NaN or infinite, "
-                f"the first at index {first}; all must be finite, so repair or drop those rows."
-            )
+        _check_finite(field, getattr(dataset, field), where)
     count, first = _find(dataset.actions, lambda block: np.abs(block) > 1 + 1e-5)
     if count:
         raise UserError(
             f"{where}: {count} action values are outside [-1, 1], the first "
             f"{float(dataset.actions[first]):g} at index {first}; scale the actions to [-1, 1]."
+        )
+
+
+def _check_finite(field: str, array: np.ndarray, where: str) -> None:
+    count, first = _find(array, lambda block: ~np.isfinite(block))
+    if count:
+        raise UserError(
+            f"{where}: {field} holds {count} values that are NaN or infinite, "
+            f"the first at index {first}; all must be finite, so repair or drop those rows."
         )
 
 

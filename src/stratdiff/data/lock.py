@@ -1,8 +1,10 @@
-"""One process at a time: at a file that several may want to make, at a run's directory."""
+"""One process at a time: at a file that several may want to make, at a run's directory.
+
+filelock is imported when a lock is taken, since it loads fcntl. The system frees the lock of a
+process that dies.
+"""
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,35 +18,40 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         OSError: the folder cannot be written.
     """
+    from filelock import FileLock
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The empty file stays: removing it could split those who wait for it.
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(path.with_name(f".{path.name}.lock")):
         yield
 
 
 @contextlib.contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """No other process trains in this directory meanwhile; it is made.
+    """Hold off every other process that would train in this directory; it is made.
 
     Raises:
-        UserError: one does, or the directory cannot be made or read.
+        UserError: another process trains there, or the directory cannot be made or written.
     """
+    from filelock import FileLock, Timeout
+
+    path = (directory / ".lock").absolute()
+    lock = FileLock(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        folder = os.open(directory, os.O_RDONLY)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"another process is training the run {str(directory)!r}; wait for it, or stop it."
+        ) from error
     except OSError as error:
         raise UserError(
             f"output directory {str(directory)!r} cannot be made or read ({error.strerror}); give "
             "another --out."
         ) from error
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process is training the run {str(directory)!r}; wait for it, or stop it."
-            ) from error
         yield
     finally:
-        os.close(folder)
+        # Removed while it is held: whoever opened it meanwhile notices and opens the new one.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()

@@ -1,47 +1,69 @@
-"""Read Minari data sets: the local store first, then Minari's own download."""
+"""Minari's data sets: the local store first, then Minari's own download."""
 
 import json
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space
 
-from stratdiff.data.dataset import Dataset, from_arrays
-from stratdiff.data.recorder import check_action_space, finish_rows, unit_actions
+from stratdiff.data.dataset import Dataset, finish_rows, from_arrays
+from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.errors import UserError
-from stratdiff.tasks import ROBOTICS_ANTMAZE
+from stratdiff.tasks import check_actions, observation_parts, unit_actions
 
-Progress = Callable[[int, int], None]
-
-PREFIX = "minari/"
 _ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
+_MAZES = ("medium", "large")
 
 
-def load(name: str, progress: Progress | None = None) -> Dataset:
-    """The data set `minari/<dataset id>`.
+class Minari(Source):
+    """Sets of Minari's store, `minari/<dataset id>`; every id is taken for one."""
 
-    Raises:
-        UserError: see `read`; or a value that cannot be trained on.
-    """
-    arrays, env_id, _ = read(name, progress)
-    return from_arrays(name, arrays, env_id or None)
+    def entries(self) -> Iterator[Entry]:
+        return (Entry(self.prefix + dataset_id) for dataset_id in _published())
+
+    def find(self, name: str) -> Entry | None:
+        return None if name == self.prefix else Entry(name)
+
+    def local(self, entry: Entry) -> Path | None:
+        # Minari itself need not be installed for this.
+        store = os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
+        path = Path(store) / entry.name.removeprefix(self.prefix)
+        return path if path.is_dir() else None
+
+    def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:
+        """See `_read`."""
+        arrays, env_id, about = _read(entry.name, entry.name.removeprefix(self.prefix), progress)
+        return from_arrays(entry.name, arrays, env_id or None, metadata=about)
 
 
-def read(
-    name: str, progress: Progress | None = None
-) -> tuple[dict[str, np.ndarray], str, dict[str, str]]:
-    """(arrays of the package's layout, environment id or "", metadata) of `minari/<dataset id>`.
+def _published() -> list[str]:
+    """Ids of Minari's documentation."""
+    envs, kinds = ("halfcheetah", "hopper", "walker2d", "ant"), ("simple", "medium", "expert")
+    ids = [f"mujoco/{env}/{kind}-v0" for env in envs for kind in kinds]
+    mazes = ("umaze", "umaze-diverse", *(f"{m}-{k}" for m in _MAZES for k in ("play", "diverse")))
+    ids += [f"D4RL/antmaze/{maze}-v1" for maze in mazes]
+    ids += [f"D4RL/pointmaze/{m}{d}-v2" for m in ("open", "umaze", *_MAZES) for d in ("", "-dense")]
+    hands, kinds = ("pen", "hammer", "door", "relocate"), ("human", "cloned", "expert")
+    ids += [f"D4RL/{hand}/{kind}-v2" for hand in hands for kind in kinds]
+    return [*ids, *(f"D4RL/kitchen/{kind}-v2" for kind in ("complete", "partial", "mixed"))]
+
+
+def _read(
+    name: str, dataset_id: str, progress: Progress | None
+) -> tuple[dict[str, np.ndarray], str, dict[str, str | int | float]]:
+    """(arrays of the package's layout, environment id or "", metadata) of a data set.
 
     Minari's episodes have one observation more than steps. The last one takes a row of its own
-    where the episode was cut off (see `recorder`), and is left out after a terminal.
+    where the episode was cut off (see `tools.recorder`), and is left out after a terminal.
 
     Raises:
         UserError: the extra is not installed, the id is malformed, the set is neither local nor
             can be downloaded, it is damaged, or its spaces are no flat real ones.
     """
-    dataset_id = name.removeprefix(PREFIX)
     if not _ID.fullmatch(dataset_id):
         raise UserError(
             f"data set {name!r} is no Minari name; expected minari/ and an id like "
@@ -49,7 +71,7 @@ def read(
         )
     where = f"data set {name!r}"
     source = _open(dataset_id, where)
-    actions = check_action_space(source.action_space, where)
+    actions = check_actions(source.action_space, where)
     known = source.storage.metadata
     raw = source.storage.read_raw_metadata(source.storage.data_path).get("observation_space")
     to_flat = _flattener(source.observation_space, json.loads(raw) if raw else None, where)
@@ -65,7 +87,7 @@ def read(
     if not episodes:
         raise UserError(f"{where} has no episode with a step; choose another one.")
     arrays = {key: np.concatenate([e[key] for e in episodes]) for key in episodes[0]}
-    about = {"name": name}
+    about: dict[str, str | int | float] = {"name": name}
     for key in ("author", "algorithm_name", "code_permalink", "minari_version", "requirements"):
         value = known.get(key)
         if value:
@@ -144,11 +166,8 @@ def _flattener(
     """
     if isinstance(space, Dict):
         inner = stored["subspaces"] if stored else dict.fromkeys(space.spaces)
-        # D4RL's AntMaze: torso xy, then the other positions and velocities. Its observation has no
-        # goal; the goal is a matter of the environment.
         shapes = {key: sub.shape for key, sub in space.spaces.items()}
-        antmaze = shapes == ROBOTICS_ANTMAZE
-        keys = ["achieved_goal", "observation"] if antmaze else list(inner)
+        keys = observation_parts(shapes) or list(inner)
         parts = [(key, _flattener(space.spaces[key], inner[key], where)) for key in keys]
         return lambda obs: np.concatenate([flat(obs[key]) for key, flat in parts], axis=1)
     if not isinstance(space, Box):

@@ -1,8 +1,8 @@
-"""Environments of this package, registered with Gymnasium."""
+"""Environments of this package; importing it registers them with Gymnasium."""
 
 import gymnasium
 
-from stratdiff.envs.antmaze import HORIZONS, MAZES
+from stratdiff.envs.mazes import HORIZONS, MAZES
 
 for _maze in MAZES:
     gymnasium.register(
@@ -12,5 +12,7 @@ for _maze in MAZES:
         max_episode_steps=HORIZONS[_maze.removeprefix("eval-")],
     )
 gymnasium.register(
-    "stratdiff/AntWalk-v0", entry_point="stratdiff.envs.antwalk:AntWalk", max_episode_steps=400
+    "stratdiff/AntWalk-v0",
+    entry_point="stratdiff.data.made.antwalk:AntWalk",
+    max_episode_steps=400,
 )

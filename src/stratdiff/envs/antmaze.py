@@ -11,83 +11,11 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-CELL = 4.0
-"""Side of a cell in metres."""
-SUCCESS_RADIUS = 0.5
-"""Distance to the goal, in metres, at which it counts as reached."""
+from stratdiff.envs.mazes import CELL, SUCCESS_RADIUS, cell_xy, cells, walls
+
 FRAME_SKIP = 5
-HORIZONS = {"umaze": 700, "medium": 1000, "large": 1000}
-
-# One string a row; #: wall, r: start, g: goal of D4RL's collection, e: of evaluation, G: both.
-MAZES: dict[str, tuple[str, ...]] = {
-    "umaze": ("#####", "#r..#", "###.#", "#G..#", "#####"),
-    "medium": (
-        "########",
-        "#r.##..#",
-        "#..#..g#",
-        "##...###",
-        "#..#...#",
-        "#g#..#.#",
-        "#...#ge#",
-        "########",
-    ),
-    "large": (
-        "############",
-        "#r...#g....#",
-        "#.##.#.#.#.#",
-        "#....g.#..g#",
-        "#.####.###.#",
-        "#.g#.#.....#",
-        "##.#.#.#.###",
-        "#..#g.g#.G.#",
-        "############",
-    ),
-    "eval-umaze": ("#####", "#..r#", "#.###", "#..G#", "#####"),
-    "eval-medium": (
-        "########",
-        "#r....G#",
-        "#.#.##.#",
-        "#....#.#",
-        "###..###",
-        "#g.....#",
-        "#..##g.#",
-        "########",
-    ),
-    "eval-large": (
-        "############",
-        "#r.#g..#.G.#",
-        "##.###.#.#.#",
-        "#..#.#g....#",
-        "#.##.#..##.#",
-        "#g.....#...#",
-        "#.##.#.#.###",
-        "#...g#g...g#",
-        "############",
-    ),
-}
-
-
-def walls(maze: str) -> Bool[np.ndarray, "rows cols"]:
-    """True where a cell is wall."""
-    return np.array([[cell == "#" for cell in row] for row in MAZES[maze]])
-
-
-def cells(maze: str, marks: str) -> np.ndarray:
-    """(row, column) of every cell with one of these marks, in reading order, [n, 2]."""
-    grid = np.array([list(row) for row in MAZES[maze]])
-    return np.argwhere(np.isin(grid, list(marks)))
-
-
-def cell_xy(maze: str, cell: np.ndarray) -> np.ndarray:
-    """Centre of (row, column) cells in metres; the start cell is the origin. [..., 2] both."""
-    return CELL * (np.asarray(cell) - cells(maze, "r")[0])[..., ::-1].astype(float)
-
-
-def xy_cell(maze: str, xy: np.ndarray) -> np.ndarray:
-    """(row, column) of the cells that hold these points."""
-    return np.rint(np.asarray(xy)[..., ::-1] / CELL).astype(int) + cells(maze, "r")[0]
 
 
 def _leg(number: int, x: int, y: int, ankle_axis: str, ankle_range: str) -> str:
@@ -155,7 +83,7 @@ def model_xml(maze: str) -> str:
 
 
 class AntMaze(gymnasium.Env[np.ndarray, np.ndarray]):
-    """The ant in a maze of `MAZES`. An episode ends at the goal; a fallen ant goes on.
+    """The ant in a maze of `MAZES`. An episode ends at the goal; a fallen ant does not end it.
 
     Observation, 29: qpos (x, y, z, quaternion, 8 joint angles), qvel (linear, angular, 8 joints);
     the goal is not in it. Action, 8 in [-1, 1]: torque / 30. A step is 0.1 s. Reward: 1.0 where the
@@ -179,7 +107,7 @@ class AntMaze(gymnasium.Env[np.ndarray, np.ndarray]):
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (8,), np.float32)
         self.goal = np.zeros(2)
-        # MuJoCo's renderer is made on first use: most programs never draw.
+        # Made on first use: most programs never render.
         self._renderer: MujocoRenderer | None = None
         self._size = (width, height)
 

@@ -5,8 +5,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from stratdiff.envs.antmaze import SUCCESS_RADIUS, AntMaze, cell_xy, cells
-from stratdiff.envs.waypoints import FEATURES, Navigator, actions, features
+from stratdiff.data.made.waypoints import FEATURES, Navigator, actions, features
+from stratdiff.envs.antmaze import AntMaze
+from stratdiff.envs.mazes import SUCCESS_RADIUS, cell_xy, cells
 
 ACTION_NOISE = 0.2
 """Standard deviation of the noise that D4RL's recipe adds to every action."""

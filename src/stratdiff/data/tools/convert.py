@@ -2,16 +2,17 @@
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stratdiff.data import d4rl, dataset, minari, recorder
+from stratdiff.data import dataset, hdf5, sources
+from stratdiff.data.dataset import REQUIRED
+from stratdiff.data.tools import log
 from stratdiff.errors import UserError
 from stratdiff.tasks import find_task
-
-_REQUIRED = ("observations", "actions", "rewards", "terminals")
 
 
 def from_arrays(
@@ -35,19 +36,20 @@ def from_arrays(
         UserError: the arrays do not fit together or cannot be trained on (nothing is written).
     """
     given = dict(
-        zip(_REQUIRED, (observations, actions, rewards, terminals), strict=True),
+        zip(REQUIRED, (observations, actions, rewards, terminals), strict=True),
     )
     if timeouts is not None:
         given["timeouts"] = timeouts
     arrays = _checked(given, f"arrays for {str(path)!r}")
-    d4rl.write(path, arrays, env_id or "", metadata)
+    hdf5.write(path, arrays, env_id or "", metadata)
 
 
 def convert(source: str, out: str, env: str = "") -> None:
-    """Write the HDF5 file `out` from a Minari data set, an .npz file or a Recorder's log.
+    """Write the HDF5 file `out` from another data set, an .npz file or a Recorder's log.
 
-    `source`: `minari/<dataset id>`; an .npz with arrays named as in D4RL's files; or the .partial
-    file that a Recorder left. `env`: the environment's id, where the source names none or another.
+    `source`: a name whose source keeps no HDF5 files itself, such as `minari/<dataset id>`; an .npz
+    with arrays named as in D4RL's files; or the .partial file that a Recorder left. `env`: the
+    environment's id, where the source names none or another.
 
     Raises:
         UserError: `out` exists, the source cannot be read, or it does not fit `env`.
@@ -55,20 +57,7 @@ def convert(source: str, out: str, env: str = "") -> None:
     path = Path(out)
     if path.exists():
         raise UserError(f"{out!r} already exists; give another OUT, or remove it first.")
-    if source.startswith(minari.PREFIX):
-        arrays, env_id, metadata = minari.read(source)
-    elif source.endswith(".npz"):
-        arrays, env_id, metadata = _read_npz(source), "", {"name": Path(source).name}
-    elif source.endswith(".partial"):
-        header, rows = recorder.read_partial(Path(source))
-        arrays = {key: np.ascontiguousarray(rows[key]) for key in rows.dtype.names or ()}
-        arrays, env_id = recorder.finish_rows(arrays), header["env_id"]
-        metadata = header["metadata"]
-    else:
-        raise UserError(
-            f"{source!r} cannot be converted; give minari/ and an id, an .npz file, or the "
-            ".partial file of a Recorder."
-        )
+    arrays, env_id, metadata = _read(source)
     arrays = _checked(arrays, f"source {source!r}")
     if env:
         task = find_task(env)
@@ -78,7 +67,28 @@ def convert(source: str, out: str, env: str = "") -> None:
                     f"source {source!r} has {key} of size {arrays[key].shape[1]} but environment "
                     f"{env!r} has size {size}; give the --env that the data came from."
                 )
-    d4rl.write(path, arrays, env or env_id, metadata)
+    hdf5.write(path, arrays, env or env_id, metadata)
+
+
+def _read(source: str) -> tuple[dict[str, np.ndarray], str, Mapping[str, Any]]:
+    """(arrays of the file, environment's id or "", metadata)."""
+    if source.endswith(".npz"):
+        return _read_npz(source), "", {"name": Path(source).name}
+    if source.endswith(".partial"):
+        header, arrays = log.read_arrays(Path(source))
+        return arrays, header["env_id"], header["metadata"]
+    own = sources.source_of(source)
+    if own is None or own.keeps_hdf5:
+        raise UserError(
+            f"{source!r} cannot be converted; give minari/ and an id, an .npz file, or the "
+            ".partial file of a Recorder."
+        )
+    found = sources.load_dataset(source)
+    timeouts = found.ends.copy()
+    timeouts[found.transitions] = False
+    columns = (found.observations, found.actions, found.rewards, found.terminals)
+    arrays = dict(zip(REQUIRED, columns, strict=True), timeouts=timeouts)
+    return arrays, found.env_id or "", found.metadata
 
 
 def _read_npz(source: str) -> dict[str, np.ndarray]:
@@ -90,7 +100,7 @@ def _read_npz(source: str) -> dict[str, np.ndarray]:
             file = np.load(raw, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
-            names = (*_REQUIRED, "timeouts", *recorder.OPTIONAL)
+            names = (*REQUIRED, "timeouts", *log.OPTIONAL)
             return {key: file[key] for key in names if key in file}
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(
@@ -105,20 +115,8 @@ def _checked(given: dict[str, Any], where: str) -> dict[str, np.ndarray]:
     Raises:
         UserError: they do not fit together or cannot be trained on.
     """
-    missing = [key for key in _REQUIRED if key not in given]
-    if missing:
-        raise UserError(
-            f"{where}: there is no array {missing[0]!r} (found: {', '.join(given) or 'nothing'}); "
-            f"{', '.join(_REQUIRED)} are needed."
-        )
     arrays = {key: _array(key, np.asarray(value), where) for key, value in given.items()}
-    lengths = {key: len(array) for key, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{key} {length}" for key, length in lengths.items())
-        raise UserError(
-            f"{where}: the arrays differ in length ({found}); each needs one row per step."
-        )
-    dataset.from_arrays(where, arrays)
+    dataset.from_arrays(where, arrays, where=where)
     return arrays
 
 
@@ -136,5 +134,5 @@ def _array(key: str, array: np.ndarray, where: str) -> np.ndarray:
         if not ((array == 0) | (array == 1)).all():
             raise UserError(f"{where}: {key!r} holds values other than 0 and 1; mark ends with 1.")
         return array.astype(bool)
-    with np.errstate(over="ignore"):  # becomes infinite, which is refused by its place
+    with np.errstate(over="ignore"):  # becomes infinite, which `from_arrays` refuses
         return array.astype(np.float32)

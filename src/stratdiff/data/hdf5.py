@@ -1,0 +1,192 @@
+"""D4RL-format HDF5: reading, writing, and the source of data sets by a file's path.
+
+h5py is imported by the functions that need it: it takes a tenth of a second.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stratdiff.data.dataset import REQUIRED, Dataset, aligned_empty, from_arrays
+from stratdiff.data.sources import Entry, Progress, Source
+from stratdiff.errors import UserError
+from stratdiff.tasks import find_task
+
+_MATRICES = ("observations", "actions")
+_COLUMNS = ("rewards", "terminals", "timeouts")
+# What HDF5 may add to the arrays: headers, groups, attributes.
+_OVERHEAD = 64 * 1024
+# What h5py raises for a damaged file, depending on where the damage is.
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
+
+
+class Files(Source):
+    """D4RL-format HDF5 files, named by their path."""
+
+    keeps_hdf5 = True
+
+    def find(self, name: str) -> Entry:
+        if Path(name).is_dir():
+            raise UserError(f"data file {name!r} is a folder; give an HDF5 file in D4RL's format.")
+        env_id = read_attributes(name).get("env_id")
+        return Entry(name, env_id if isinstance(env_id, str) else None)
+
+    def local(self, entry: Entry) -> Path:
+        return Path(entry.name)
+
+    def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:
+        return read(entry.name, find_task(env).horizon if env else None)
+
+
+def read(path: str | Path, horizon: int | None = None, name: str | None = None) -> Dataset:
+    """Load a D4RL-format file by D4RL's transition rule.
+
+    Needs `observations` (N, S), `actions` (N, A), `rewards` and `terminals` (N,) or (N, 1); uses
+    `timeouts` where present, else `horizon`. Other keys are ignored.
+
+    Raises:
+        UserError: the file is missing, is no HDF5, lacks a key, or its arrays do not fit together
+            or hold values that cannot be trained on.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        keys = [key for key in (*REQUIRED, "timeouts") if key in file]
+        arrays = {key: _read_array(file, key, path) for key in keys}
+        attributes = _attributes(file)
+    env_id = attributes.pop("env_id", None)
+    env_id = env_id if isinstance(env_id, str) else None
+    return from_arrays(
+        name or str(path), arrays, env_id, horizon, attributes, f"data file {str(path)!r}"
+    )
+
+
+def read_arrays(path: str | Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
+    """The arrays of `keys` (such as `infos/qpos`) as float32; those the file lacks are left out.
+
+    Raises:
+        UserError: the file is missing or damaged, or a key holds no numbers.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        return {key: _read_array(file, key, path) for key in keys if key in file}
+
+
+def read_attributes(path: str | Path) -> dict[str, str | int | float]:
+    """The file's attributes that are text or a number: `env_id` and metadata.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with _open(Path(path)) as file:
+        return _attributes(file)
+
+
+def write(
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    env_id: str,
+    metadata: Mapping[str, str | int | float] | None = None,
+) -> None:
+    """Write a D4RL-format file beside `path`, then rename it; `metadata` become attributes.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    import h5py
+
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Checked first: HDF5 can crash the process when the disk fills up while it writes.
+        needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
+        free = shutil.disk_usage(path.parent).free
+        if free < needed:
+            raise UserError(
+                f"data file {str(path)!r} could not be written: it needs {needed / 2**20:.1f} MiB "
+                f"and {free / 2**20:.1f} MiB are free; free some space or choose another folder."
+            )
+        with h5py.File(partial, "w") as file:
+            for key, array in arrays.items():
+                file.create_dataset(key, data=array)
+            file.attrs.update({"env_id": env_id, **(metadata or {})})
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"data file {str(path)!r} could not be written ({_reason(error)}); choose a folder "
+            "that can be written and has space."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """The file for reading; every error of HDF5 becomes a `UserError`."""
+    import h5py
+
+    if not path.is_file():
+        raise UserError(f"data file {str(path)!r} does not exist; give the path of an HDF5 file.")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise UserError(
+            f"data file {str(path)!r} could not be opened as HDF5 ({_reason(error)}); give a "
+            "D4RL-format HDF5 file, or copy it again if it was cut off."
+        ) from error
+    try:
+        with file:
+            yield file
+    except _DAMAGE as error:
+        raise UserError(
+            f"data file {str(path)!r} could not be read ({_reason(error)}); the file is damaged, "
+            "copy it again."
+        ) from error
+
+
+def _read_array(file: Any, key: str, path: Path) -> np.ndarray:
+    """One array as float32: (rows, size), (rows,), or as it is for keys that are not D4RL's own."""
+    import h5py
+
+    where, data = f"data file {str(path)!r}", file[key]
+    if not isinstance(data, h5py.Dataset):
+        raise UserError(f"{where} has no array {key!r}: {key!r} is a group.")
+    if data.shape is None or data.dtype.kind not in "fiub":
+        raise UserError(f"{where}: {key!r} holds {data.dtype} values; numbers are needed.")
+    if key in _MATRICES and not (data.ndim == 2 and data.shape[1] > 0):
+        raise UserError(f"{where}: {key!r} has shape {data.shape}; expected (rows, size).")
+    if key in _COLUMNS and not (data.ndim > 0 and data.shape[1:] in ((), (1,))):
+        raise UserError(f"{where}: {key!r} has shape {data.shape}; expected (rows,).")
+    try:
+        # HDF5 converts block by block, so no array of doubles is ever whole in memory. What is
+        # beyond float32 becomes infinite, which is refused.
+        array = aligned_empty(data.shape, np.float32)
+        data.read_direct(array)
+    except _DAMAGE as error:
+        raise UserError(
+            f"{where}: {key!r} could not be read ({_reason(error)}); the file is damaged, copy it "
+            "again."
+        ) from error
+    return array.reshape(len(array)) if key in _COLUMNS else array
+
+
+def _attributes(file: Any) -> dict[str, str | int | float]:
+    values = {
+        key: value.decode(errors="replace") if isinstance(value, bytes) else value
+        for key, value in file.attrs.items()
+    }
+    values = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+    return {k: v for k, v in values.items() if isinstance(v, str | int | float)}
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line; the system's words where HDF5 quotes an error number."""
+    number = re.search(r"[Ee]rrno\D{1,3}(\d+)", str(error))
+    return os.strerror(int(number[1])) if number else " ".join(str(error).split())

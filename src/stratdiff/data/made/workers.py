@@ -1,0 +1,130 @@
+"""Worker processes that make the chunks of a set.
+
+`python -m stratdiff.data.made.workers NAME SIZE SEED FOLDER CHUNK...` is one of them.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stratdiff.data.made.lanes import TOGETHER, Arrays, Part, trim
+from stratdiff.data.made.recipes import find
+from stratdiff.data.sources import Progress
+from stratdiff.errors import UserError
+
+
+def collect(part: Part, work: Path, jobs: int | None, progress: Progress | None) -> Arrays:
+    """All rows, by `jobs` processes (default: one a core).
+
+    Each chunk is kept in the folder `work` until the end, so an interrupted call resumes there.
+    """
+    files = [work / f"{i}.npz" for i in range(part.chunks)]
+    missing = [i for i, file in enumerate(files) if not file.is_file()]
+    jobs = min(jobs or _cores(), len(missing))
+    done = [0] * max(jobs, 1)
+    already = (part.chunks - len(missing)) * TOGETHER * part.lane_rows
+
+    def tick(worker: int, rows: int) -> None:
+        done[worker] = rows
+        if progress is not None:
+            progress(min(already + sum(done), part.size), part.size)
+
+    if jobs <= 1:
+        _work(part, work, missing, lambda rows: tick(0, rows))
+    else:
+        _spawn(part, work, [missing[i::jobs] for i in range(jobs)], tick)
+    lanes: list[Arrays] = []
+    for file in files:
+        with np.load(file, allow_pickle=False) as chunk:
+            stops = np.cumsum(chunk["lanes"])[:-1]
+            split = {k: np.split(chunk[k], stops) for k in chunk.files if k != "lanes"}
+        lanes += [dict(zip(split, rows, strict=True)) for rows in zip(*split.values(), strict=True)]
+    if not part.recipe.maze:  # a maze's episodes all have one length
+        trim(lanes, part.size)
+    return {key: np.concatenate([lane[key] for lane in lanes])[: part.size] for key in lanes[0]}
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _work(part: Part, work: Path, numbers: list[int], tick: Callable[[int], None]) -> None:
+    """Make some chunks and write them into the folder `work`."""
+    made = 0
+    for number in numbers:
+        arrays = part.chunk(number, made, tick)
+        made += len(arrays["rewards"])
+        file = work / f"{number}.npz"
+        partial = file.with_suffix(f".{os.getpid()}")
+        try:
+            with open(partial, "wb") as out:
+                np.savez(out, allow_pickle=False, **arrays)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise UserError(
+                f"folder {str(work)!r} for made data sets cannot be written ({error.strerror}); "
+                "free some space, or choose another with the environment variable STRATDIFF_CACHE."
+            ) from error
+        os.replace(partial, file)
+
+
+def _spawn(
+    part: Part, work: Path, shares: list[list[int]], tick: Callable[[int, int], None]
+) -> None:
+    """Run one process of this module for each share of the chunks (see `_worker`).
+
+    Not multiprocessing, which would import the user's own script again.
+    """
+    name = part.recipe.name
+    base = [sys.executable, "-m", __spec__.name, name, str(part.size), str(part.seed), str(work)]
+    env = os.environ | {"OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+    def follow(i: int) -> str:
+        for line in workers[i].stdout:
+            tick(i, int(line))
+        text = workers[i].stderr.read()
+        workers[i].wait()
+        return text
+
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(len(shares)) as pool:
+        commands = [[*base, *map(str, share)] for share in shares]
+        workers: list[Any] = [
+            stack.enter_context(subprocess.Popen(command, env=env, **pipes)) for command in commands
+        ]
+        try:
+            errors = list(pool.map(follow, range(len(workers))))
+        finally:  # also when this process is interrupted
+            for worker in workers:
+                worker.kill()
+    for worker, text in zip(workers, errors, strict=True):
+        if worker.returncode == 2:
+            raise UserError(text.strip())
+        if worker.returncode:
+            raise RuntimeError(f"a worker that makes {name} failed:\n{text}")
+
+
+def _worker(args: list[str]) -> int:
+    """NAME SIZE SEED FOLDER CHUNK...: make these chunks, print the rows made so far."""
+    name, size, seed, work, *numbers = args
+    part = Part(find(name), int(size), int(seed))
+    try:
+        _work(part, Path(work), [int(n) for n in numbers], lambda rows: print(rows, flush=True))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_worker(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Tools for data sets: record, convert, describe, draw, check."""
