@@ -1,8 +1,8 @@
 """Offline-to-online RL with energy-guided diffusion stratification (arXiv 2511.03828)."""
 
 from stratdiff.config import Config, make_config, read_config
-from stratdiff.data.recorder import Recorder
 from stratdiff.data.sources import load_dataset
+from stratdiff.data.tools.recorder import Recorder
 from stratdiff.errors import UserError
 from stratdiff.policy import Policy
 from stratdiff.train.run import Result, evaluate, resume, train

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from stratdiff.config import Config, read_config
-from stratdiff.data import catalogue
+from stratdiff.data import sources
 from stratdiff.data.batch import Transition
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.lock import alone
@@ -143,7 +143,7 @@ def _run_config(directory: Path) -> Config:
 def _task(config: Config) -> Task:
     """The task; scored by the data set's reference returns where only the data set knows them."""
     task = find_task(config.env)
-    known = {e.name: e.reference_returns for e in catalogue.entries() if e.env_id is None}
+    known = {e.name: e.reference_returns for e in sources.entries() if e.env_id is None}
     if task.reference_returns is None and config.dataset in known:
         task = dataclasses.replace(task, reference_returns=known[config.dataset])
     return task
