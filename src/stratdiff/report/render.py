@@ -1,0 +1,100 @@
+"""The report's page: its sections and sentences, put into the templates beside this file."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from stratdiff.report.comparison import Aggregate, Block, notes
+from stratdiff.report.panels import Figure
+from stratdiff.report.runs import LeftOut, Run
+from stratdiff.report.tables import Table, shown
+from stratdiff.report.titles import title
+
+# Anchor, heading, and names of figures or, with a star, tables.
+_SECTIONS = (
+    ("result", "Main result", "main *aggregate *scores"),
+    ("aggregates", "Aggregate over tasks", "aggregate improvement"),
+    ("ablations", "Ablation and sensitivity", "ablation sensitivity"),
+    ("pretraining", "Offline phase", "offline"),
+    ("watching", "Diagnostics", "exchange auc alignment q_values *diagnostics"),
+    ("costs", "Cost", "cost *cost"),
+    ("details", "Runs and seeds", "*runs *seeds"),
+)
+
+
+def render(
+    runs: Sequence[Run],
+    left_out: Sequence[LeftOut],
+    found: Sequence[tuple[Block, Sequence[Aggregate]]],
+    tables: Sequence[Table],
+    figures: Sequence[Figure],
+    panel_svgs: Callable[[Figure], list[tuple[str, str, str]]],
+) -> str:
+    """The page's HTML; `panel_svgs` gives each panel's title, viewBox and SVG content."""
+    parts = {figure.name: figure for figure in figures} | {f"*{t.name}": t for t in tables}
+    sections = [
+        {"anchor": anchor, "heading": heading, "items": [parts[n] for n in names if n in parts]}
+        for anchor, heading, names in ((a, h, names.split()) for a, h, names in _SECTIONS)
+    ]
+    environment = Environment(
+        loader=PackageLoader("stratdiff.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("page.html").render(
+        about=about(runs),
+        notes=notes(runs),
+        headline=headline(found),
+        sections=[section for section in sections if section["items"]],
+        left_out=left_out,
+        panel_svgs=panel_svgs,
+    )
+
+
+def about(runs: Sequence[Run]) -> dict[str, str]:
+    """What was compared, in a few lines."""
+
+    def listed(values: Sequence[Any]) -> str:
+        return ", ".join(dict.fromkeys(str(v)[:200] for v in values if v))
+
+    lines = {"Tasks": listed([r.task for r in runs])}
+    for base in dict.fromkeys(r.base for r in runs):
+        lines[f"{title(base)} variants"] = listed([r.variant for r in runs if r.base == base])
+    per_run = sorted({len(r.seeds) for r in runs})
+    many = f"{per_run[0]} to {per_run[-1]}" if len(per_run) > 1 else str(per_run[0])
+    total = sum(len(r.seeds) for r in runs)
+    lines["Seeds"] = f"{many} a variant; {total} in {len(runs)} run{'s' * (len(runs) > 1)}"
+    online = sorted({r.config.get("online_steps") or 0 for r in runs})
+    lines["Environment steps"] = listed([f"{steps:,}" for steps in online if steps]) or "none"
+    lines["Device"] = listed([r.about.get("device") for r in runs])
+    packages = list(dict.fromkeys(p for r in runs for p in r.about["versions"]))
+    lines["Versions"] = "; ".join(
+        f"{p} {listed(sorted({str(r.about['versions'].get(p, '?')) for r in runs}))}"
+        for p in packages
+    )
+    lines["Source revision"] = listed([r.about.get("git_revision") for r in runs])
+    return lines
+
+
+def headline(found: Sequence[tuple[Block, Sequence[Aggregate]]]) -> list[str]:
+    """The main result in sentences: each variant against its base."""
+    out = []
+    for block, a in ((block, a) for block, own in found for a in own):
+        e = a.over_base
+        if not math.isfinite(e.value):
+            continue
+        one = len(block.tasks) == 1
+        where = f"on {block.tasks[0]}" if one else f"over {len(block.tasks)} tasks"
+        verdict = "no interval with one seed"
+        if e.has_interval:
+            crosses = e.low <= 0 <= e.high
+            verdict = "the interval holds 0" if crosses else "the interval leaves 0 out"
+        out.append(
+            f"{a.variant} ends {shown(e, 1)} points over plain {title(block.base)} {where}: "
+            f"{verdict}. Probability of improvement: {shown(a.improvement, 2)}."
+        )
+    return out or ["No variant can be compared with its plain base over tasks here."]

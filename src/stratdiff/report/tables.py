@@ -1,0 +1,242 @@
+"""The report's tables, and their CSV and Markdown files."""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from stratdiff.report.comparison import Aggregate, Block, over_base
+from stratdiff.report.compact import DIAGNOSTICS, column_means
+from stratdiff.report.runs import Run, phases
+from stratdiff.report.statistics import Estimate, bootstrap, mean
+from stratdiff.report.titles import clean, title
+
+NAMES = ("scores", "aggregate", "seeds", "diagnostics", "cost", "runs")
+
+Cell = str | int | Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of words, counts and estimates; `digits` after the point of each column's numbers."""
+
+    name: str
+    heading: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    digits: Sequence[int]
+
+    def texts(self) -> list[list[str]]:
+        """Every cell as it is shown."""
+        return [
+            [shown(cell, digits) for cell, digits in zip(row, self.digits, strict=True)]
+            for row in self.rows
+        ]
+
+    def numeric(self) -> list[bool]:
+        """For each column whether it holds numbers alone."""
+        return [not any(isinstance(row[i], str) for row in self.rows) for i in self._indices]
+
+    def csv(self) -> str:
+        """Numbers in full; an estimate with an interval anywhere takes three columns."""
+        wide = [
+            any(isinstance(cell, Estimate) and cell.has_interval for cell in column)
+            for column in ([row[i] for row in self.rows] for i in self._indices)
+        ]
+        text = io.StringIO()
+        out = csv.writer(text, lineterminator="\n")
+        head: list[str] = []
+        for name, three in zip(self.columns, wide, strict=True):
+            head += [name, f"{name} low", f"{name} high"] if three else [name]
+        out.writerow(head)
+        for row in self.rows:
+            cells: list[str] = []
+            for cell, three in zip(row, wide, strict=True):
+                if isinstance(cell, Estimate):
+                    numbers = (cell.value, cell.low, cell.high) if three else (cell.value,)
+                    cells += [f"{v:.6g}" if math.isfinite(v) else "" for v in numbers]
+                else:
+                    cells += [str(cell)]
+            out.writerow(cells)
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        """A GitHub table."""
+
+        def line(cells: Sequence[str]) -> str:
+            safe = [c.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for c in cells]
+            return "| " + " | ".join(safe) + " |\n"
+
+        ruler = ["---:" if numeric else "---" for numeric in self.numeric()]
+        return line(self.columns) + line(ruler) + "".join(map(line, self.texts()))
+
+    @property
+    def _indices(self) -> range:
+        return range(len(self.columns))
+
+
+def shown(cell: Cell, digits: int) -> str:
+    """A cell as text; nothing to show is a dash."""
+    if isinstance(cell, str):
+        return cell or "—"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if not math.isfinite(cell.value):
+        return "—"
+    text = f"{cell.value:.{digits}f}"
+    if cell.has_interval:
+        text += f" [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
+    return text
+
+
+def _names(run: Run) -> list[Cell]:
+    return [run.task, title(run.base), run.variant]
+
+
+def scores(runs: Sequence[Run]) -> Table:
+    """Before → after, for each task and variant."""
+    return Table(
+        "scores",
+        "Before → after",
+        "Score before the first environment step and at the end, mean over the seeds with its 95 % "
+        "bootstrap interval. Change: after minus before. Over base: after minus the plain base's, "
+        "paired by seed. Regret: mean of 1 - score / 100 over the online phase; lower is better. "
+        "One seed has no interval.",
+        ["task", "base", "variant", "seeds", "before", "after", "change", "over base", "regret"],
+        [
+            [
+                *_names(run),
+                len(run.seeds),
+                bootstrap(mean, [run.before]),
+                bootstrap(mean, [run.after]),
+                bootstrap(mean, [run.after - run.before]),
+                over_base(run, runs),
+                bootstrap(mean, [run.regret]),
+            ]
+            for run in runs
+        ],
+        [0, 0, 0, 0, 1, 1, 1, 1, 3],
+    )
+
+
+def aggregate(found: Sequence[tuple[Block, Sequence[Aggregate]]]) -> Table:
+    """Over tasks."""
+    columns = ["base", "variant", "tasks", "IQM after", "mean after", "over base"]
+    return Table(
+        "aggregate",
+        "Over all tasks",
+        "Only tasks that every variant of the comparison has. IQM: mean of the middle half of all "
+        "runs. Over base: mean difference, paired by seed. P(better): probability that a run of "
+        "the variant beats one of the plain base on the same task, ties half, mean over the tasks. "
+        "Intervals: 95 % bootstrap, seeds drawn within each task.",
+        [*columns, "P(better)", "regret", "which tasks"],
+        [
+            [
+                title(block.base),
+                a.variant,
+                len(block.tasks),
+                *(a.iqm, a.mean, a.over_base, a.improvement, a.regret),
+                ", ".join(block.tasks),
+            ]
+            for block, own in found
+            for a in own
+        ],
+        [0, 0, 0, 1, 1, 1, 2, 3, 0],
+    )
+
+
+def seeds(runs: Sequence[Run]) -> Table:
+    """Every single number."""
+    return Table(
+        "seeds",
+        "Every seed",
+        "The scores of every seed.",
+        ["task", "base", "variant", "seed", "before", "after", "regret"],
+        [
+            [*_names(run), seed, *(Estimate(float(v)) for v in values)]
+            for run in runs
+            for seed, *values in zip(run.seeds, run.before, run.after, run.regret, strict=True)
+        ],
+        [0, 0, 0, 0, 1, 1, 3],
+    )
+
+
+def diagnostics(runs: Sequence[Run]) -> Table:
+    """Means over the online phase."""
+
+    def whole(run: Run, key: str) -> Estimate:
+        values = run.diagnostics.get(key)
+        if values is None or not len(values):
+            return Estimate()
+        return bootstrap(mean, [np.array(column_means(values))])
+
+    return Table(
+        "diagnostics",
+        "Diagnostics",
+        "Means over the online phase, then over the seeds, with 95 % bootstrap intervals. Exchange "
+        "fraction 0.5 and AUC 0.5 are what chance gives.",
+        ["task", "base", "variant", "exchange fraction", "alignment AUC", "threshold", "mean Q"],
+        [
+            [*_names(run), *(whole(run, key) for key in DIAGNOSTICS)]
+            for run in runs
+            if any(key in run.diagnostics for key in DIAGNOSTICS)
+        ],
+        [0, 0, 0, 3, 3, 2, 1],
+    )
+
+
+def cost(runs: Sequence[Run]) -> Table:
+    """Speed and time."""
+    order = phases(runs)
+    rows: list[list[Cell]] = []
+    for run in runs:
+        seconds, speed = run.about["seconds"], run.about["updates_per_second"]
+        minutes = [Estimate(seconds[p] / 60) if p in seconds else Estimate() for p in order]
+        total = Estimate(sum(seconds.values()) / 60) if seconds else Estimate()
+        rates = [Estimate(float(speed.get(p, math.nan))) for p in ("base", "online")]
+        rows.append([*_names(run), len(run.seeds), *rates, *minutes, total])
+    return Table(
+        "cost",
+        "Cost",
+        "Updates/s: those of all seeds together over the phase's wall time, evaluations included. "
+        "Minutes: wall time of each phase; those that variants share count in each of them.",
+        ["task", "base", "variant", "seeds", "offline updates/s", "online updates/s"]
+        + [f"{clean(phase)} min" for phase in order]
+        + ["total min"],
+        rows,
+        [0] * 6 + [1] * (len(order) + 1),
+    )
+
+
+def configurations(runs: Sequence[Run]) -> Table:
+    """What was run, on what."""
+
+    def say(value: Any) -> str:
+        return "" if value is None else str(value)[:80]
+
+    columns = "task,base,variant,score,seeds,offline steps,online steps,UTD,eval episodes"
+    options = ("offline_steps", "online_steps", "utd", "eval_episodes")
+    return Table(
+        "runs",
+        "Runs",
+        "The whole configuration of every run is in results.json.",
+        [*columns.split(","), "data fingerprint", "device", "revision"],
+        [
+            [
+                *_names(run),
+                title(run.score),
+                " ".join(map(str, run.seeds)),
+                *(say(run.config.get(option)) for option in options),
+                say(run.about["dataset"].get("fingerprint")),
+                say(run.about.get("device")),
+                say(run.about.get("git_revision")),
+            ]
+            for run in runs
+        ],
+        [0] * 12,
+    )
