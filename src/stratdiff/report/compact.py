@@ -27,6 +27,9 @@ _SPREADS = [f"alignment_{kind}_{origin}" for origin in ORIGINS for kind in ("mea
 _ABOUT = ["dataset", "environment", "seconds", "updates_per_second", "online_seconds"]
 _ABOUT += ["versions", "device", "git_revision"]
 
+_KEPT = ["task", "variant", "config", "normalized", "before", "after", "about", "evaluations"]
+_KEPT += ["diagnostics"]
+
 
 def compact(
     config: dict[str, Any], summary: dict[str, Any], records: list[dict[str, Any]]
@@ -115,24 +118,8 @@ def _translated(config: dict[str, Any]) -> dict[str, Any]:
 def to_json(runs: Sequence[Run], left_out: Sequence[LeftOut]) -> str:
     """The compact results file; a line holds one run."""
 
-    def rows(series: Series) -> dict[str, Any]:
-        return {k: x.tolist() if x.ndim == 1 else _rows(x) for k, x in series.items()}
-
     lines = [
-        json.dumps(
-            {
-                "task": run.task,
-                "variant": run.variant,
-                "config": run.config,
-                "normalized": run.normalized,
-                "before": _rows([run.before])[0],
-                "after": _rows([run.after])[0],
-                "about": run.about,
-                "evaluations": {phase: rows(x) for phase, x in run.evaluations.items()},
-                "diagnostics": rows(run.diagnostics),
-            },
-            separators=(",", ":"),
-        )
+        json.dumps(_plain({key: getattr(run, key) for key in _KEPT}), separators=(",", ":"))
         for run in runs
     ]
     missing = [json.dumps(dataclasses.asdict(x)) for x in left_out]
@@ -176,9 +163,13 @@ def _series(data: dict[str, Any], n: int, keys: Iterable[str]) -> Series:
     return out
 
 
-def _rows(values: Iterable[Iterable[float]]) -> list[list[float | None]]:
-    """Rows of numbers as JSON, null for what is not finite."""
-    return [[float(v) if math.isfinite(v) else None for v in row] for row in values]
+def _plain(value: Any) -> Any:
+    """The value with arrays as lists, and null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(x) for key, x in value.items()}
+    if isinstance(value, list | np.ndarray):
+        return [_plain(x) for x in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rounded(value: float) -> float | None:

@@ -38,28 +38,9 @@ from stratdiff.report.panels import (
 PANEL_INCHES = 3.4  # width on the page
 PNG_DPI = 200
 
-_RC: dict[str, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial", "sans-serif"],
-    "font.size": 8.5,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8.5,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8.5,
-    "legend.handlelength": 2.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.axisbelow": True,
-    "axes.linewidth": 0.8,
-    # Otherwise Matplotlib searches a free place, with nothing above the axes in its way.
-    "axes.titley": 1.0,
-    "svg.fonttype": "none",
-    # Names come from directories: a $ in one is no formula.
-    "text.parse_math": False,
-}
+_RC = matplotlib.rc_params_from_file(
+    Path(__file__).with_name("figures.mplstyle"), use_default_template=False
+)
 
 
 def save(figure: Figure, folder: Path) -> None:
@@ -93,7 +74,7 @@ def _drawn(
     stack, legend = figure.stack, [] if alone else figure.legend
     width = {1: PANEL_INCHES if alone else 4.8, 2: 7.0}.get(columns, 9.0)
     heights = [max(p.height for p in panels[r * columns :][:columns] if p) for r in range(rows)]
-    rc: Any = _RC | {"svg.hashsalt": f"{figure.name}{alone}"}
+    rc: Any = {**_RC, "svg.hashsalt": f"{figure.name}{alone}"}
     with matplotlib.rc_context(rc), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name in a script the font lacks
         canvas = Canvas(

@@ -1,13 +1,13 @@
 """The report's figures: which runs, metrics and estimates each of them shows."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from stratdiff.report.comparison import Aggregate, Block, Sweep, over_base, reference, sweeps
 from stratdiff.report.compact import ORIGINS, QUANTILES
+from stratdiff.report.comparison import Aggregate, Block, over_base, reference, sweeps
 from stratdiff.report.panels import (
     Bars,
     Curves,
@@ -16,6 +16,7 @@ from stratdiff.report.panels import (
     Figure,
     Key,
     Panel,
+    Part,
     Response,
     Style,
     rows_height,
@@ -46,29 +47,11 @@ def figures(
     drawn, dropped = choose(runs)
     each = [
         curves(drawn, looks, "online", dropped),
-        curves(drawn, looks, "base", dropped),
+        curves(drawn, looks, "base"),
         *estimates(runs, found, looks),
         sensitivity(runs, looks),
-        diagnostic(
-            drawn,
-            looks,
-            "exchange_fraction",
-            "exchange",
-            "Exchange fraction",
-            "Share of a batch that changed sides: offline rows treated as online-like and the "
-            "other way round. Dashed: 0.5, what a coin does.",
-            "exchange fraction",
-        ),
-        diagnostic(
-            drawn,
-            looks,
-            "alignment_auc",
-            "auc",
-            "Alignment AUC",
-            "Probability that a row collected online has a higher alignment score than one of the "
-            "offline data. Dashed: 0.5, the score does not tell them apart.",
-            "AUC",
-        ),
+        diagnostic(drawn, looks, "exchange", "exchange_fraction", "exchange fraction"),
+        diagnostic(drawn, looks, "auc", "alignment_auc", "AUC"),
         alignment(drawn),
         q_values(drawn, looks),
         cost(runs),
@@ -111,17 +94,12 @@ def choose(runs: Sequence[Run]) -> tuple[list[Run], str]:
         kept = sorted(major, key=lambda key: -tasks[key])[:MOST_CURVES]
         drawn += [run for run in runs if (run.base, run.variant) in kept]
         left += [f"{name} ({title(base)})" for _, name in own if (base, name) not in kept]
-    said = f" Not drawn, to keep it readable: {', '.join(left)}." if left else ""
+    said = f"Not drawn, to keep it readable: {', '.join(left)}." if left else ""
     return drawn, said
 
 
 def _titled(task: str, base: str) -> str:
     return f"{task}\n{title(base)}"
-
-
-def _keys(runs: Sequence[Run], looks: Looks) -> list[Key]:
-    have = {run.variant for run in runs}
-    return [Key(name, look) for name, look in looks.items() if name in have]
 
 
 def _band(runs: Sequence[Run]) -> str:
@@ -132,50 +110,47 @@ def _band(runs: Sequence[Run]) -> str:
     return f"Lines are means over the seeds, bands 95 % bootstrap intervals of the mean.{one}"
 
 
-def _columns(runs: Sequence[Run]) -> int:
-    """A row a base algorithm where that fits."""
-    return max(2, min(4, len({run.task for run in runs})))
+def _by_task(
+    name: str,
+    runs: Sequence[Run],
+    looks: Looks,
+    parts: Callable[[list[Run]], list[Part]],
+    keys: Sequence[Key] = (),
+    height: float = 2.3,
+    remark: str = "",
+) -> Figure | None:
+    """A panel a task and base algorithm, with a row a base algorithm where that fits."""
+    if not runs:
+        return None
+    columns = max(2, min(4, len({run.task for run in runs})))
+    found = [
+        Panel(_titled(task, base), parts(group), height)
+        for (base, task), group in panels(runs).items()
+    ]
+    have = {run.variant for run in runs}
+    legend = [Key(variant, look) for variant, look in looks.items() if variant in have]
+    return Figure(name, found, [*legend, *keys], columns, _band(runs), remark)
 
 
 _DATA = Key("mean episode of the data", Style("#999999", ":", ""))
 
 
-def curves(runs: Sequence[Run], looks: Looks, phase: str, dropped: str) -> Figure | None:
-    """Scores over the online or the offline phase."""
-    online = phase == "online"
+def curves(runs: Sequence[Run], looks: Looks, phase: str, dropped: str = "") -> Figure | None:
+    """Scores over the online phase, or over the offline one, `base`."""
     drawn = [r for r in runs if phase in r.evaluations]
-    if not online:
-        drawn = _once(drawn)
-    if not drawn:
-        return None
-    found = []
-    for (base, task), group in panels(drawn).items():
+
+    def parts(group: list[Run]) -> list[Part]:
         series = [(looks[run.variant], run.evaluations[phase]) for run in group]
         data = group[0].about["dataset"].get("mean_score")
-        part = Curves(
-            [(look, s["step"], s["score"]) for look, s in series],
-            "normalised score" if group[0].normalized else "return",
-            "environment steps" if online else "offline updates",
-            data if data is not None and math.isfinite(data) else None,
-            _DATA.style,
-        )
-        found.append(Panel(_titled(task, base), [part]))
-    shared = (
-        " Variants whose offline curves are the same, as they share their pre-training, are drawn "
-        "once, under the first one's name."
-    )
-    caption = (
-        f"Score over {'environment steps online' if online else 'offline updates'}, one panel a "
-        f"task and base algorithm. {_band(drawn)} Dotted: mean episode of the offline data."
-    )
-    return Figure(
-        "main" if online else "offline",
-        "Online learning curves" if online else "Offline learning curves",
-        caption + (dropped if online else shared),
-        found,
-        [*_keys(drawn, looks), _DATA],
-        columns=_columns(drawn),
-    )
+        known = data is not None and math.isfinite(data)
+        lines = [(look, s["step"], s["score"]) for look, s in series]
+        y = "normalised score" if group[0].normalized else "return"
+        x = "environment steps" if phase == "online" else "offline updates"
+        return [Curves(lines, y, x, data if known else None, _DATA.style)]
+
+    if phase == "online":
+        return _by_task("main", drawn, looks, parts, [_DATA], remark=dropped)
+    return _by_task("offline", _once(drawn), looks, parts, [_DATA])
 
 
 def _once(runs: Iterable[Run]) -> list[Run]:
@@ -218,36 +193,10 @@ def estimates(
             ablation.append((task, base, label, 0.0, rows))
     many = [block for block, _ in found if len(block.tasks) > 1]
     sets = "; ".join(f"{title(b.base)}: {', '.join(b.tasks)}" for b in many)
-    said = " One seed: no interval." if all(len(r.seeds) == 1 for r in runs) else ""
-    said += f" Tasks: {sets}." if sets else ""
-    return [
-        _dots(
-            "aggregate",
-            "Scores and regret",
-            "Scores at the end and regret over all tasks of a comparison. Bars: 95 % bootstrap "
-            f"intervals, seeds drawn within each task.{said}",
-            aggregate,
-            looks,
-        ),
-        _dots(
-            "improvement",
-            "Probability of improvement",
-            "Probability that a run of the variant ends higher than one of the plain base on the "
-            "same task, ties half, mean over the tasks. Dashed: no difference. Bars: 95 % "
-            f"bootstrap intervals, seeds drawn within each task.{said}",
-            better,
-            looks,
-        ),
-        _dots(
-            "ablation",
-            "Change over the plain base",
-            "Score at the end minus that of the plain base, paired by seed. Dashed: no difference. "
-            f"Bars: 95 % bootstrap intervals of the mean; one that crosses the line shows "
-            f"no clear difference.{said}",
-            ablation,
-            looks,
-        ),
-    ]
+    remark = "One seed: no interval. " if all(len(r.seeds) == 1 for r in runs) else ""
+    remark += f"Tasks: {sets}." if sets else ""
+    each = {"aggregate": aggregate, "improvement": better, "ablation": ablation}
+    return [_dots(name, rows, looks, remark) for name, rows in each.items()]
 
 
 _DotRows = tuple[str, str, str, float | None, list[tuple[str, Estimate]]]
@@ -258,9 +207,7 @@ def _over_tasks(block: Block) -> str:
     return block.tasks[0] if len(block.tasks) == 1 else f"{len(block.tasks)} tasks"
 
 
-def _dots(
-    name: str, heading: str, caption: str, each: Sequence[_DotRows], looks: Looks
-) -> Figure | None:
+def _dots(name: str, each: Sequence[_DotRows], looks: Looks, remark: str) -> Figure | None:
     found: list[Panel | None] = []
     last = None
     for tasks, base, label, level, rows in each:
@@ -272,7 +219,7 @@ def _dots(
         part = Dots([(variant, looks[variant], e) for variant, e in rows], label, level)
         height = rows_height([variant for variant, _ in rows], 1.0)
         found.append(Panel(_titled(tasks, base), [part], height))
-    return Figure(name, heading, caption, found, columns=3) if found else None
+    return Figure(name, found, columns=3, remark=remark) if found else None
 
 
 def sensitivity(runs: Sequence[Run], looks: Looks) -> Figure | None:
@@ -297,36 +244,21 @@ def sensitivity(runs: Sequence[Run], looks: Looks) -> Figure | None:
             found.append(Panel(f"{sweep.task}\n{how}", [part]))
     if not found:
         return None
-    return Figure(
-        "sensitivity",
-        "Sensitivity",
-        "Runs of a task that differ in one numeric option alone. Points are means over the seeds, "
-        "bars 95 % bootstrap intervals; dashed: the plain base's score.",
-        found,
-        [Key("plain base", Style("#444444", "--", ""))] if any_plain else [],
-    )
+    legend = [Key("plain base", Style("#444444", "--", ""))] if any_plain else []
+    return Figure("sensitivity", found, legend)
 
 
 def diagnostic(
-    runs: Sequence[Run],
-    looks: Looks,
-    metric: str,
-    name: str,
-    heading: str,
-    caption: str,
-    ylabel: str,
+    runs: Sequence[Run], looks: Looks, name: str, metric: str, ylabel: str
 ) -> Figure | None:
     """A metric over the online phase that is 0.5 by chance."""
     drawn = [r for r in runs if metric in r.diagnostics]
-    if not drawn:
-        return None
-    found = []
-    for (base, task), group in panels(drawn).items():
+
+    def parts(group: list[Run]) -> list[Part]:
         series = [(looks[run.variant], run.diagnostics) for run in group]
-        lines = [(look, s["step"], s[metric]) for look, s in series]
-        found.append(Panel(_titled(task, base), [Curves(lines, ylabel, level=0.5)]))
-    said = f"{caption} {_band(drawn)}"
-    return Figure(name, heading, said, found, _keys(drawn, looks), columns=_columns(drawn))
+        return [Curves([(look, s["step"], s[metric]) for look, s in series], ylabel, level=0.5)]
+
+    return _by_task(name, drawn, looks, parts)
 
 
 _ORIGIN_STYLES = {
@@ -352,22 +284,13 @@ def alignment(runs: Sequence[Run]) -> Figure | None:
         )
         found.append(Panel(f"{_titled(run.task, run.base)} · {run.variant}", [part]))
     left = len(have) - len(found)
-    more = f" {left} more runs are not drawn." if left else ""
-    return Figure(
-        "alignment",
-        "Alignment scores by origin",
-        "Alignment scores of the rows of a batch over the online phase, by where the rows come "
-        "from; low means offline-like. Line: median, dark band: middle half, light band: 10 % to "
-        "90 % (where quantiles were not logged: mean and one standard deviation). Rows below the "
-        f"dotted threshold are treated as offline-like. Means over the seeds.{more}",
-        found,
-        [
-            Key("rows of the offline data", _ORIGIN_STYLES["offline"]),
-            Key("rows collected online", _ORIGIN_STYLES["online"]),
-            Key("batch threshold", Style("black", ":", "")),
-        ],
-        columns=3,
-    )
+    legend = [
+        Key("rows of the offline data", _ORIGIN_STYLES["offline"]),
+        Key("rows collected online", _ORIGIN_STYLES["online"]),
+        Key("batch threshold", Style("black", ":", "")),
+    ]
+    remark = f"{left} more runs are not drawn." if left else ""
+    return Figure("alignment", found, legend, columns=3, remark=remark)
 
 
 def _across(values: np.ndarray) -> np.ndarray:
@@ -392,25 +315,14 @@ def _fan(series: dict[str, np.ndarray], origin: str) -> tuple[list[Any], np.ndar
 def q_values(runs: Sequence[Run], looks: Looks) -> Figure | None:
     """Mean Q above, evaluated return below."""
     drawn = [r for r in runs if "q_mean" in r.diagnostics and "online" in r.evaluations]
-    if not drawn:
-        return None
-    found = []
-    for (base, task), group in panels(drawn).items():
+
+    def parts(group: list[Run]) -> list[Part]:
         q = [(looks[r.variant], r.diagnostics["step"], r.diagnostics["q_mean"]) for r in group]
         evaluated = [(looks[r.variant], r.evaluations["online"]) for r in group]
         returns = [(look, s["step"], s["return"]) for look, s in evaluated]
-        parts = [Curves(q, "mean Q"), Curves(returns, "return")]
-        found.append(Panel(_titled(task, base), parts, 3.4))
-    return Figure(
-        "q_values",
-        "Q-values against returns",
-        "Above: mean Q of a batch's actions, in training reward units (scaled or shifted by the "
-        "recipe). Below: evaluated return, in the environment's. Q that climbs while the return "
-        f"does not is overestimation. {_band(drawn)}",
-        found,
-        _keys(drawn, looks),
-        columns=_columns(drawn),
-    )
+        return [Curves(q, "mean Q"), Curves(returns, "return")]
+
+    return _by_task("q_values", drawn, looks, parts, height=3.4)
 
 
 _PHASE_STYLES = {
@@ -440,21 +352,10 @@ def cost(runs: Sequence[Run]) -> Figure | None:
     keys = _phase_keys(timed)
     found = []
     for (base, task), group in panels(timed).items():
-        minutes = [
-            (
-                run.variant,
-                [(key, run.about["seconds"].get(phase, 0.0) / 60) for phase, key in keys.items()],
-            )
-            for run in group
+        rows = [
+            (r.variant, [(key, r.about["seconds"].get(p, 0.0) / 60) for p, key in keys.items()])
+            for r in group
         ]
-        height = rows_height([run.variant for run in group], 1.1)
-        found.append(Panel(_titled(task, base), [Bars(minutes, "minutes")], height))
-    return Figure(
-        "cost",
-        "Wall time",
-        "Minutes that each phase took, all seeds of a run together, with evaluations and start-up. "
-        "Offline phases that variants share count in each of them.",
-        found,
-        list(keys.values()),
-        columns=3,
-    )
+        height = rows_height([variant for variant, _ in rows], 1.1)
+        found.append(Panel(_titled(task, base), [Bars(rows, "minutes")], height))
+    return Figure("cost", found, list(keys.values()), columns=3)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,21 +36,17 @@ def _natural(text: str) -> list[tuple[bool, Any]]:
 
 def _short_tasks(runs: list[Run]) -> list[Run]:
     """Tasks by the last part of the data set's name, as far as that tells them apart."""
-    meant: dict[str, set[str]] = {}
-    for run in runs:
-        meant.setdefault(_last_part(run.task), set()).add(run.task)
+    meant = Counter(map(_last_part, {run.task for run in runs}))
     short = [
-        dataclasses.replace(run, task=_last_part(run.task))
-        if len(meant[_last_part(run.task)]) == 1
-        else run
-        for run in runs
+        dataclasses.replace(run, task=last) if meant[last] == 1 else run
+        for run, last in ((run, _last_part(run.task)) for run in runs)
     ]
-    environments: dict[str, set[str]] = {}
-    for run in short:
-        environments.setdefault(run.task, set()).add(str(run.config.get("env", "")))
+    environments = Counter(
+        task for task, _ in {(run.task, str(run.config.get("env", ""))) for run in short}
+    )
     return [
         dataclasses.replace(run, task=f"{run.task} ({clean(run.config.get('env') or '?')})")
-        if len(environments[run.task]) > 1
+        if environments[run.task] > 1
         else run
         for run in short
     ]

@@ -101,12 +101,14 @@ class Figure:
     """Panels that belong together, with one legend."""
 
     name: str
-    heading: str
-    caption: str
     panels: Sequence[Panel | None]
     """None leaves a place free."""
     legend: Sequence[Key] = ()
     columns: int = 4
+    band: str = ""
+    """What its bands are, in a sentence for the caption."""
+    remark: str = ""
+    """What else the caption says of these runs alone."""
 
     @property
     def stack(self) -> int:

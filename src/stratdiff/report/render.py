@@ -1,4 +1,4 @@
-"""The report's page: its sections and sentences, put into the templates beside this file."""
+"""The report's page: what its templates are filled with."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,17 +12,6 @@ from stratdiff.report.runs import LeftOut, Run
 from stratdiff.report.tables import Table, shown
 from stratdiff.report.titles import title
 
-# Anchor, heading, and names of figures or, with a star, tables.
-_SECTIONS = (
-    ("result", "Main result", "main *aggregate *scores"),
-    ("aggregates", "Aggregate over tasks", "aggregate improvement"),
-    ("ablations", "Ablation and sensitivity", "ablation sensitivity"),
-    ("pretraining", "Offline phase", "offline"),
-    ("watching", "Diagnostics", "exchange auc alignment q_values *diagnostics"),
-    ("costs", "Cost", "cost *cost"),
-    ("details", "Runs and seeds", "*runs *seeds"),
-)
-
 
 def render(
     runs: Sequence[Run],
@@ -33,11 +22,6 @@ def render(
     panel_svgs: Callable[[Figure], list[tuple[str, str, str]]],
 ) -> str:
     """The page's HTML; `panel_svgs` gives each panel's title, viewBox and SVG content."""
-    parts = {figure.name: figure for figure in figures} | {f"*{t.name}": t for t in tables}
-    sections = [
-        {"anchor": anchor, "heading": heading, "items": [parts[n] for n in names if n in parts]}
-        for anchor, heading, names in ((a, h, names.split()) for a, h, names in _SECTIONS)
-    ]
     environment = Environment(
         loader=PackageLoader("stratdiff.report"),
         autoescape=True,
@@ -49,8 +33,9 @@ def render(
         about=about(runs),
         notes=notes(runs),
         headline=headline(found),
-        sections=[section for section in sections if section["items"]],
         left_out=left_out,
+        tables={table.name: table for table in tables},
+        figures={figure.name: figure for figure in figures},
         panel_svgs=panel_svgs,
     )
 

@@ -133,9 +133,10 @@ def _named(run: Run, directory: Path) -> Run:
     """
     name, above = directory.name, directory.parts[-2:0:-1]
     dataset = Path(run.config["dataset"]).name.removesuffix(".hdf5")
+    bases = {run.base, title(run.base)}
     scores = {run.score, title(run.score), "base" if run.is_plain else "stratdiff"}
-    bases, scores = ("|".join(map(re.escape, x)) for x in ({run.base, title(run.base)}, scores))
-    stamp = rf"{re.escape(dataset)}-(?:{bases})-(?:{scores})-\d{{8}}-\d{{6}}"
+    base, score = ("|".join(map(re.escape, names)) for names in (bases, scores))
+    stamp = rf"{re.escape(dataset)}-({base})-({score})-\d{{8}}-\d{{6}}"
     if re.fullmatch(stamp, name):
         return dataclasses.replace(run, variant=title(run.score), origin=(name, *above))
     # `iql-random` and `calql-random` are one variant of two bases.

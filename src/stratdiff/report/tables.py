@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from stratdiff.report.comparison import Aggregate, Block, over_base
 from stratdiff.report.compact import DIAGNOSTICS, column_means
+from stratdiff.report.comparison import Aggregate, Block, over_base
 from stratdiff.report.runs import Run, phases
 from stratdiff.report.statistics import Estimate, bootstrap, mean
 from stratdiff.report.titles import clean, title
@@ -25,8 +25,6 @@ class Table:
     """Rows of words, counts and estimates; `digits` after the point of each column's numbers."""
 
     name: str
-    heading: str
-    caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     digits: Sequence[int]
@@ -102,11 +100,6 @@ def scores(runs: Sequence[Run]) -> Table:
     """Before → after, for each task and variant."""
     return Table(
         "scores",
-        "Before → after",
-        "Score before the first environment step and at the end, mean over the seeds with its 95 % "
-        "bootstrap interval. Change: after minus before. Over base: after minus the plain base's, "
-        "paired by seed. Regret: mean of 1 - score / 100 over the online phase; lower is better. "
-        "One seed has no interval.",
         ["task", "base", "variant", "seeds", "before", "after", "change", "over base", "regret"],
         [
             [
@@ -129,11 +122,6 @@ def aggregate(found: Sequence[tuple[Block, Sequence[Aggregate]]]) -> Table:
     columns = ["base", "variant", "tasks", "IQM after", "mean after", "over base"]
     return Table(
         "aggregate",
-        "Over all tasks",
-        "Only tasks that every variant of the comparison has. IQM: mean of the middle half of all "
-        "runs. Over base: mean difference, paired by seed. P(better): probability that a run of "
-        "the variant beats one of the plain base on the same task, ties half, mean over the tasks. "
-        "Intervals: 95 % bootstrap, seeds drawn within each task.",
         [*columns, "P(better)", "regret", "which tasks"],
         [
             [
@@ -154,8 +142,6 @@ def seeds(runs: Sequence[Run]) -> Table:
     """Every single number."""
     return Table(
         "seeds",
-        "Every seed",
-        "The scores of every seed.",
         ["task", "base", "variant", "seed", "before", "after", "regret"],
         [
             [*_names(run), seed, *(Estimate(float(v)) for v in values)]
@@ -177,9 +163,6 @@ def diagnostics(runs: Sequence[Run]) -> Table:
 
     return Table(
         "diagnostics",
-        "Diagnostics",
-        "Means over the online phase, then over the seeds, with 95 % bootstrap intervals. Exchange "
-        "fraction 0.5 and AUC 0.5 are what chance gives.",
         ["task", "base", "variant", "exchange fraction", "alignment AUC", "threshold", "mean Q"],
         [
             [*_names(run), *(whole(run, key) for key in DIAGNOSTICS)]
@@ -202,9 +185,6 @@ def cost(runs: Sequence[Run]) -> Table:
         rows.append([*_names(run), len(run.seeds), *rates, *minutes, total])
     return Table(
         "cost",
-        "Cost",
-        "Updates/s: those of all seeds together over the phase's wall time, evaluations included. "
-        "Minutes: wall time of each phase; those that variants share count in each of them.",
         ["task", "base", "variant", "seeds", "offline updates/s", "online updates/s"]
         + [f"{clean(phase)} min" for phase in order]
         + ["total min"],
@@ -223,8 +203,6 @@ def configurations(runs: Sequence[Run]) -> Table:
     options = ("offline_steps", "online_steps", "utd", "eval_episodes")
     return Table(
         "runs",
-        "Runs",
-        "The whole configuration of every run is in results.json.",
         [*columns.split(","), "data fingerprint", "device", "revision"],
         [
             [
