@@ -27,8 +27,7 @@ _SPREADS = [f"alignment_{kind}_{origin}" for origin in ORIGINS for kind in ("mea
 _ABOUT = ["dataset", "environment", "seconds", "updates_per_second", "online_seconds"]
 _ABOUT += ["versions", "device", "git_revision"]
 
-_KEPT = ["task", "variant", "config", "normalized", "before", "after", "about", "evaluations"]
-_KEPT += ["diagnostics"]
+_KEPT = [f.name for f in dataclasses.fields(Run) if f.name not in ("seeds", "origin")]
 
 
 def compact(

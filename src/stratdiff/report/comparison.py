@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from stratdiff.report.runs import Run, differing, options, panels
+from stratdiff.report.runs import Run, by_task, differing, options
 from stratdiff.report.statistics import Estimate, bootstrap, improvement, iqm, mean
 from stratdiff.report.titles import clean, title
 
@@ -113,7 +113,7 @@ class Sweep:
 def sweeps(runs: Sequence[Run]) -> list[Sweep]:
     """All sets of two runs or more that differ in one number."""
     out = []
-    for (base, task), group in panels(runs).items():
+    for (base, task), group in by_task(runs).items():
         if len(group) < 2:
             continue
         tables = [options(run.config) for run in group]
@@ -135,7 +135,7 @@ def sweeps(runs: Sequence[Run]) -> list[Sweep]:
 def notes(runs: Sequence[Run]) -> list[str]:
     """What makes runs of a task less comparable than they look."""
     out = []
-    for (base, task), group in panels(runs).items():
+    for (base, task), group in by_task(runs).items():
         for what, values in (
             ("data set fingerprints", {r.about["dataset"].get("fingerprint") for r in group}),
             ("online steps", {r.config.get("online_steps") for r in group}),

@@ -21,19 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
 
-from stratdiff.report import statistics
-from stratdiff.report.panels import (
-    ROW_CHARACTERS,
-    Bars,
-    Curves,
-    Dots,
-    Fans,
-    Figure,
-    Key,
-    Panel,
-    Response,
-    wrapped,
-)
+from stratdiff.report import panels, statistics
+from stratdiff.report.panels import ROW_CHARACTERS, Figure, Key, Panel, wrapped
 
 PANEL_INCHES = 3.4  # width on the page
 PNG_DPI = 200
@@ -66,14 +55,14 @@ def panel_svgs(figure: Figure) -> list[tuple[str, str, str]]:
 
 @contextlib.contextmanager
 def _drawn(
-    figure: Figure, panels: Sequence[Panel | None], columns: int, alone: str = ""
+    figure: Figure, shown: Sequence[Panel | None], columns: int, alone: str = ""
 ) -> Iterator[Canvas]:
     """The panels in one picture with the legend, or one that is `alone` and has it elsewhere."""
-    columns = max(1, min(columns, len(panels)))
-    rows = math.ceil(len(panels) / columns)
+    columns = max(1, min(columns, len(shown)))
+    rows = math.ceil(len(shown) / columns)
     stack, legend = figure.stack, [] if alone else figure.legend
     width = {1: PANEL_INCHES if alone else 4.8, 2: 7.0}.get(columns, 9.0)
-    heights = [max(p.height for p in panels[r * columns :][:columns] if p) for r in range(rows)]
+    heights = [max(p.height for p in shown[r * columns :][:columns] if p) for r in range(rows)]
     rc: Any = {**_RC, "svg.hashsalt": f"{figure.name}{alone}"}
     with matplotlib.rc_context(rc), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name in a script the font lacks
@@ -89,7 +78,7 @@ def _drawn(
         for i in range(rows * columns):
             row, column = divmod(i, columns)
             own = [axes[row * stack + k][column] for k in range(stack)]
-            panel = panels[i] if i < len(panels) else None
+            panel = shown[i] if i < len(shown) else None
             if panel is None:
                 for axis in own:
                     axis.set_axis_off()
@@ -144,7 +133,7 @@ def _inline(svg: str) -> tuple[str, str]:
     return opening.split('viewBox="')[1].split('"')[0], rest.removesuffix("\n")[: -len("</svg>")]
 
 
-def _curves(part: Curves, axis: Any) -> None:
+def _curves(part: panels.Curves, axis: Any) -> None:
     for style, steps, values in part.lines:
         if not len(steps):
             continue
@@ -159,20 +148,20 @@ def _curves(part: Curves, axis: Any) -> None:
     axis.set_ylabel(part.ylabel)
 
 
-def _fans(part: Fans, axis: Any) -> None:
-    shown = [part.threshold]
+def _fans(part: panels.Fans, axis: Any) -> None:
+    values = [part.threshold]
     for style, bands, middle in part.groups:
-        shown += [line for band in bands for line in band] + [middle]
+        values += [line for band in bands for line in band] + [middle]
         for (low, high), alpha in zip(bands, (0.12, 0.24), strict=False):
             axis.fill_between(part.steps, low, high, color=style.color, alpha=alpha, linewidth=0)
         _line(axis, part.steps, middle, style)
     axis.plot(part.steps, part.threshold, color="black", linestyle=":", linewidth=1.6)
     _step_axis(axis)
-    _scale(axis, np.concatenate(shown))
+    _scale(axis, np.concatenate(values))
     axis.set_ylabel(part.ylabel)
 
 
-def _dots(part: Dots, axis: Any) -> None:
+def _dots(part: panels.Dots, axis: Any) -> None:
     for y, (_, style, e) in enumerate(part.rows):
         if e.has_interval:
             axis.plot([e.low, e.high], [y, y], color=style.color, linewidth=2)
@@ -185,7 +174,7 @@ def _dots(part: Dots, axis: Any) -> None:
     axis.set_xlabel(part.xlabel)
 
 
-def _response(part: Response, axis: Any) -> None:
+def _response(part: panels.Response, axis: Any) -> None:
     xs = [x for x, _, _ in part.points]
     axis.plot(xs, [e.value for _, _, e in part.points], color="#0072B2", linewidth=1, alpha=0.6)
     for x, style, e in part.points:
@@ -203,7 +192,7 @@ def _response(part: Response, axis: Any) -> None:
     axis.yaxis.set_major_locator(_ticks(5))
 
 
-def _bars(part: Bars, axis: Any) -> None:
+def _bars(part: panels.Bars, axis: Any) -> None:
     for y, (_, stacked) in enumerate(part.rows):
         left = 0.0
         for key, value in stacked:
@@ -223,11 +212,11 @@ def _bars(part: Bars, axis: Any) -> None:
 
 
 _DRAW: dict[type, Callable[[Any, Any], None]] = {
-    Curves: _curves,
-    Fans: _fans,
-    Dots: _dots,
-    Response: _response,
-    Bars: _bars,
+    panels.Curves: _curves,
+    panels.Fans: _fans,
+    panels.Dots: _dots,
+    panels.Response: _response,
+    panels.Bars: _bars,
 }
 
 

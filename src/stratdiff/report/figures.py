@@ -21,9 +21,9 @@ from stratdiff.report.panels import (
     Style,
     rows_height,
 )
-from stratdiff.report.runs import Run, panels, phases
-from stratdiff.report.statistics import Estimate, bootstrap, mean
-from stratdiff.report.titles import PHASES, clean, title
+from stratdiff.report.runs import Run, by_task, phases
+from stratdiff.report.statistics import bootstrap, mean
+from stratdiff.report.titles import clean, title
 
 NAMES = ["main", "offline", "aggregate", "improvement", "ablation", "sensitivity"]
 NAMES += ["exchange", "auc", "alignment", "q_values", "cost"]
@@ -125,7 +125,7 @@ def _by_task(
     columns = max(2, min(4, len({run.task for run in runs})))
     found = [
         Panel(_titled(task, base), parts(group), height)
-        for (base, task), group in panels(runs).items()
+        for (base, task), group in by_task(runs).items()
     ]
     have = {run.variant for run in runs}
     legend = [Key(variant, look) for variant, look in looks.items() if variant in have]
@@ -164,62 +164,44 @@ def _once(runs: Iterable[Run]) -> list[Run]:
 
 def estimates(
     runs: Sequence[Run], found: Sequence[tuple[Block, Sequence[Aggregate]]], looks: Looks
-) -> list[Figure | None]:
+) -> list[Figure]:
     """Scores and regret over tasks, the probability of improvement, the change over the base."""
+    each: dict[str, list[Panel | None]] = {"aggregate": [], "improvement": [], "ablation": []}
+    last: dict[str, str] = {}
 
-    def known(rows: Iterable[tuple[str, Estimate]]) -> list[tuple[str, Estimate]]:
-        return [(name, e) for name, e in rows if math.isfinite(e.value)]
+    def add(
+        name: str, tasks: Sequence[str], label: str, rows: Iterable[Any], level: float | None = None
+    ) -> None:
+        known = [(variant, looks[variant], e) for variant, e in rows if e.has_value]
+        if not known:
+            return
+        if last.setdefault(name, base) != base:  # on a row of its own
+            each[name] += [None] * (-len(each[name]) % 3)
+        last[name] = base
+        where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
+        height = rows_height([variant for variant, _, _ in known], 1.0)
+        each[name].append(Panel(_titled(where, base), [Dots(known, label, level)], height))
 
-    aggregate: list[_DotRows] = []
-    better: list[_DotRows] = []
-    ablation: list[_DotRows] = []
-    for block, own in found:
-        where = _over_tasks(block), block.base
-        aggregate += [
-            (*where, "IQM of scores after", None, [(a.variant, a.iqm) for a in own]),
-            (*where, "mean score after", None, [(a.variant, a.mean) for a in own]),
-            (*where, "regret (lower is better)", None, known((a.variant, a.regret) for a in own)),
-        ]
-        label = f"P(better than plain {title(block.base)})"
-        better.append((*where, label, 0.5, known((a.variant, a.improvement) for a in own)))
     for base in dict.fromkeys(run.base for run in runs):
-        label = f"score over plain {title(base)}"
+        better, over = f"P(better than plain {title(base)})", f"score over plain {title(base)}"
         for block, own in found:
-            if block.base == base and len(block.tasks) > 1:
-                rows = known((a.variant, a.over_base) for a in own)
-                ablation.append((_over_tasks(block), base, label, 0.0, rows))
-        for (_, task), group in panels(r for r in runs if r.base == base).items():
-            rows = known((run.variant, over_base(run, runs)) for run in group)
-            ablation.append((task, base, label, 0.0, rows))
+            if block.base != base:
+                continue
+            where = block.tasks
+            add("aggregate", where, "IQM of scores after", ((a.variant, a.iqm) for a in own))
+            add("aggregate", where, "mean score after", ((a.variant, a.mean) for a in own))
+            regret = ((a.variant, a.regret) for a in own)
+            add("aggregate", where, "regret (lower is better)", regret)
+            add("improvement", where, better, ((a.variant, a.improvement) for a in own), 0.5)
+            if len(where) > 1:
+                add("ablation", where, over, ((a.variant, a.over_base) for a in own), 0.0)
+        for (_, task), group in by_task(r for r in runs if r.base == base).items():
+            add("ablation", [task], over, ((r.variant, over_base(r, runs)) for r in group), 0.0)
     many = [block for block, _ in found if len(block.tasks) > 1]
     sets = "; ".join(f"{title(b.base)}: {', '.join(b.tasks)}" for b in many)
     remark = "One seed: no interval. " if all(len(r.seeds) == 1 for r in runs) else ""
     remark += f"Tasks: {sets}." if sets else ""
-    each = {"aggregate": aggregate, "improvement": better, "ablation": ablation}
-    return [_dots(name, rows, looks, remark) for name, rows in each.items()]
-
-
-_DotRows = tuple[str, str, str, float | None, list[tuple[str, Estimate]]]
-"""Tasks, base algorithm, x label, reference line, rows."""
-
-
-def _over_tasks(block: Block) -> str:
-    return block.tasks[0] if len(block.tasks) == 1 else f"{len(block.tasks)} tasks"
-
-
-def _dots(name: str, each: Sequence[_DotRows], looks: Looks, remark: str) -> Figure | None:
-    found: list[Panel | None] = []
-    last = None
-    for tasks, base, label, level, rows in each:
-        if not rows:
-            continue
-        if base != last:  # on a row of its own
-            found += [None] * (-len(found) % 3)
-        last = base
-        part = Dots([(variant, looks[variant], e) for variant, e in rows], label, level)
-        height = rows_height([variant for variant, _ in rows], 1.0)
-        found.append(Panel(_titled(tasks, base), [part], height))
-    return Figure(name, found, columns=3, remark=remark) if found else None
+    return [Figure(name, p, columns=3, remark=remark) for name, p in each.items() if p]
 
 
 def sensitivity(runs: Sequence[Run], looks: Looks) -> Figure | None:
@@ -325,23 +307,21 @@ def q_values(runs: Sequence[Run], looks: Looks) -> Figure | None:
     return _by_task("q_values", drawn, looks, parts, height=3.4)
 
 
-_PHASE_STYLES = {
-    "base": (Style("#0072B2"), ""),
-    "behaviour": (Style("#E69F00"), "//"),
-    "support": (Style("#009E73"), ""),
-    "energy": (Style("#CC79A7"), "//"),
-    "online": (Style("#D55E00"), ""),
+_PHASES = {
+    "base": Key("offline base", Style("#0072B2"), ""),
+    "behaviour": Key("behaviour model", Style("#E69F00"), "//"),
+    "support": Key("support actions", Style("#009E73"), ""),
+    "energy": Key("energy model", Style("#CC79A7"), "//"),
+    "online": Key("online", Style("#D55E00"), ""),
 }
 
 
 def _phase_keys(runs: Sequence[Run]) -> dict[str, Key]:
     """The look of each phase; those without one of their own take the palette from its end."""
-    order = phases(runs)
-    unknown = [phase for phase in order if phase not in _PHASE_STYLES]
-    looks = _PHASE_STYLES | {
-        phase: (Style(_COLORS[-1 - i % len(_COLORS)]), "xx") for i, phase in enumerate(unknown)
-    }
-    return {phase: Key(PHASES.get(phase) or clean(phase), *looks[phase]) for phase in order}
+    unknown = [phase for phase in phases(runs) if phase not in _PHASES]
+    colors = [_COLORS[-1 - i % len(_COLORS)] for i in range(len(unknown))]
+    others = {p: Key(clean(p), Style(c), "xx") for p, c in zip(unknown, colors, strict=True)}
+    return {phase: (_PHASES | others)[phase] for phase in phases(runs)}
 
 
 def cost(runs: Sequence[Run]) -> Figure | None:
@@ -351,7 +331,7 @@ def cost(runs: Sequence[Run]) -> Figure | None:
         return None
     keys = _phase_keys(timed)
     found = []
-    for (base, task), group in panels(timed).items():
+    for (base, task), group in by_task(timed).items():
         rows = [
             (r.variant, [(key, r.about["seconds"].get(p, 0.0) / 60) for p, key in keys.items()])
             for r in group

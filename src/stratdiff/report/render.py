@@ -1,6 +1,5 @@
 """The report's page: what its templates are filled with."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +31,9 @@ def render(
     return environment.get_template("page.html").render(
         about=about(runs),
         notes=notes(runs),
-        headline=headline(found),
+        headline=[(b, a) for b, own in found for a in own if a.over_base.has_value],
+        shown=shown,
+        title=title,
         left_out=left_out,
         tables={table.name: table for table in tables},
         figures={figure.name: figure for figure in figures},
@@ -63,23 +64,3 @@ def about(runs: Sequence[Run]) -> dict[str, str]:
     )
     lines["Source revision"] = listed([r.about.get("git_revision") for r in runs])
     return lines
-
-
-def headline(found: Sequence[tuple[Block, Sequence[Aggregate]]]) -> list[str]:
-    """The main result in sentences: each variant against its base."""
-    out = []
-    for block, a in ((block, a) for block, own in found for a in own):
-        e = a.over_base
-        if not math.isfinite(e.value):
-            continue
-        one = len(block.tasks) == 1
-        where = f"on {block.tasks[0]}" if one else f"over {len(block.tasks)} tasks"
-        verdict = "no interval with one seed"
-        if e.has_interval:
-            crosses = e.low <= 0 <= e.high
-            verdict = "the interval holds 0" if crosses else "the interval leaves 0 out"
-        out.append(
-            f"{a.variant} ends {shown(e, 1)} points over plain {title(block.base)} {where}: "
-            f"{verdict}. Probability of improvement: {shown(a.improvement, 2)}."
-        )
-    return out or ["No variant can be compared with its plain base over tasks here."]

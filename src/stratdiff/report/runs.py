@@ -81,7 +81,7 @@ def differing(a: Run, b: Run) -> list[str]:
     return sorted(k for k in x.keys() | y.keys() if x.get(k) != y.get(k))
 
 
-def panels(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+def by_task(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
     """Runs by (base algorithm, task)."""
     out: dict[tuple[str, str], list[Run]] = {}
     for run in runs:

@@ -28,6 +28,10 @@ class Estimate:
     high: float = math.nan
 
     @property
+    def has_value(self) -> bool:
+        return math.isfinite(self.value)
+
+    @property
     def has_interval(self) -> bool:
         return math.isfinite(self.low) and math.isfinite(self.high)
 

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -46,21 +47,21 @@ class Table:
             any(isinstance(cell, Estimate) and cell.has_interval for cell in column)
             for column in ([row[i] for row in self.rows] for i in self._indices)
         ]
+
+        def cells(cell: Cell, three: bool) -> list[str]:
+            if not isinstance(cell, Estimate):
+                return [str(cell)]
+            numbers = (cell.value, cell.low, cell.high) if three else (cell.value,)
+            return [f"{v:.6g}" if math.isfinite(v) else "" for v in numbers]
+
+        def names(name: str, three: bool) -> list[str]:
+            return [name, f"{name} low", f"{name} high"] if three else [name]
+
         text = io.StringIO()
         out = csv.writer(text, lineterminator="\n")
-        head: list[str] = []
-        for name, three in zip(self.columns, wide, strict=True):
-            head += [name, f"{name} low", f"{name} high"] if three else [name]
-        out.writerow(head)
+        out.writerow(chain.from_iterable(map(names, self.columns, wide)))
         for row in self.rows:
-            cells: list[str] = []
-            for cell, three in zip(row, wide, strict=True):
-                if isinstance(cell, Estimate):
-                    numbers = (cell.value, cell.low, cell.high) if three else (cell.value,)
-                    cells += [f"{v:.6g}" if math.isfinite(v) else "" for v in numbers]
-                else:
-                    cells += [str(cell)]
-            out.writerow(cells)
+            out.writerow(chain.from_iterable(map(cells, row, wide)))
         return text.getvalue()
 
     def markdown(self) -> str:
@@ -84,7 +85,7 @@ def shown(cell: Cell, digits: int) -> str:
         return cell or "—"
     if isinstance(cell, int):
         return f"{cell:,}"
-    if not math.isfinite(cell.value):
+    if not cell.has_value:
         return "—"
     text = f"{cell.value:.{digits}f}"
     if cell.has_interval:

@@ -1,14 +1,8 @@
-"""What the report calls base algorithms, scores and phases."""
+"""What the report calls base algorithms and scores, and names that it can show."""
 
 from typing import Any
 
 TITLES = {"iql": "IQL", "calql": "Cal-QL", "sac": "SAC", "none": "plain"}
-PHASES = {
-    "base": "offline base",
-    "behaviour": "behaviour model",
-    "support": "support actions",
-    "energy": "energy model",
-}
 
 
 def clean(name: Any, longest: int = 120) -> str:
