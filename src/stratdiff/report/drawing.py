@@ -134,12 +134,12 @@ def _inline(svg: str) -> tuple[str, str]:
 
 
 def _curves(part: panels.Curves, axis: Any) -> None:
-    for style, steps, values in part.lines:
-        if not len(steps):
-            continue
-        middle, low, high = statistics.curve(values)
-        _line(axis, steps, middle, style, linewidth=1.5)
-        axis.fill_between(steps, low, high, color=style.color, alpha=0.17, linewidth=0)
+    for line in part.lines:
+        if len(line.steps):
+            middle, low, high = statistics.curve(line.values)
+            _line(axis, line.steps, middle, line.style, linewidth=1.5)
+            band = {"color": line.style.color, "alpha": 0.17, "linewidth": 0}
+            axis.fill_between(line.steps, low, high, **band)
     if part.level is not None:
         look = part.level_style
         width = 1.2 if look.dash == ":" else 1

@@ -15,6 +15,7 @@ from stratdiff.report.panels import (
     Fans,
     Figure,
     Key,
+    Line,
     Panel,
     Part,
     Response,
@@ -143,7 +144,7 @@ def curves(runs: Sequence[Run], looks: Looks, phase: str, dropped: str = "") -> 
         series = [(looks[run.variant], run.evaluations[phase]) for run in group]
         data = group[0].about["dataset"].get("mean_score")
         known = data is not None and math.isfinite(data)
-        lines = [(look, s["step"], s["score"]) for look, s in series]
+        lines = [Line(look, s["step"], s["score"]) for look, s in series]
         y = "normalised score" if group[0].normalized else "return"
         x = "environment steps" if phase == "online" else "offline updates"
         return [Curves(lines, y, x, data if known else None, _DATA.style)]
@@ -238,7 +239,8 @@ def diagnostic(
 
     def parts(group: list[Run]) -> list[Part]:
         series = [(looks[run.variant], run.diagnostics) for run in group]
-        return [Curves([(look, s["step"], s[metric]) for look, s in series], ylabel, level=0.5)]
+        lines = [Line(look, s["step"], s[metric]) for look, s in series]
+        return [Curves(lines, ylabel, level=0.5)]
 
     return _by_task(name, drawn, looks, parts)
 
@@ -299,9 +301,9 @@ def q_values(runs: Sequence[Run], looks: Looks) -> Figure | None:
     drawn = [r for r in runs if "q_mean" in r.diagnostics and "online" in r.evaluations]
 
     def parts(group: list[Run]) -> list[Part]:
-        q = [(looks[r.variant], r.diagnostics["step"], r.diagnostics["q_mean"]) for r in group]
-        evaluated = [(looks[r.variant], r.evaluations["online"]) for r in group]
-        returns = [(look, s["step"], s["return"]) for look, s in evaluated]
+        series = [(looks[r.variant], r.diagnostics, r.evaluations["online"]) for r in group]
+        q = [Line(look, s["step"], s["q_mean"]) for look, s, _ in series]
+        returns = [Line(look, s["step"], s["return"]) for look, _, s in series]
         return [Curves(q, "mean Q"), Curves(returns, "return")]
 
     return _by_task("q_values", drawn, looks, parts, height=3.4)

@@ -32,10 +32,19 @@ class Key:
 
 
 @dataclasses.dataclass(frozen=True)
-class Curves:
-    """Metrics over steps: mean over the seeds and its interval."""
+class Line:
+    """A metric over steps."""
 
-    lines: Sequence[tuple[Style, Steps, Float[np.ndarray, "points seeds"]]]
+    style: Style
+    steps: Steps
+    values: Float[np.ndarray, "points seeds"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """Lines of means over the seeds, and bands of their intervals."""
+
+    lines: Sequence[Line]
     ylabel: str
     xlabel: str = "environment steps"
     level: float | None = None
