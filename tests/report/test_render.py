@@ -1,7 +1,9 @@
 """What the page says; its pictures and links are tested with the files that it stands with."""
 
+import dataclasses
 import re
 
+import numpy as np
 import pytest
 from synthetic import write_run
 
@@ -27,14 +29,19 @@ def page(runs, left_out=()):
 
 
 @pytest.mark.parametrize(
-    ("gain", "seeds", "verdict"),
-    [(60, (0, 1, 2), "the interval leaves 0 out."), (10, (0, 1, 2), "the interval holds 0."),
-     (60, (0,), "no interval with one seed.")],
-)  # fmt: skip
-def test_the_main_result_in_a_sentence(tmp_path, gain, seeds, verdict):
-    write_run(tmp_path / "plain", score="none", gain=10, seeds=seeds)
-    write_run(tmp_path / "guided", gain=gain, seeds=seeds)
-    runs, _ = read(tmp_path)
+    ("after", "verdict"),
+    [
+        ([30, 41, 52], "the interval leaves 0 out."),
+        ([12, 17, 31], "the interval holds 0."),
+        ([30], "no interval with one seed."),
+    ],
+)
+def test_the_main_result_in_a_sentence(tmp_path, after, verdict):
+    seeds = range(len(after))
+    write_run(tmp_path / "plain", score="none", seeds=seeds)
+    write_run(tmp_path / "guided", seeds=seeds)
+    ends = {"plain": [10.0, 20.0, 30.0][: len(after)], "guided": list(map(float, after))}
+    runs = [dataclasses.replace(r, after=np.array(ends[r.variant])) for r in read(tmp_path)[0]]
     (block,) = comparison.blocks(runs)
     (a,) = [a for a in comparison.aggregates(block, runs) if a.variant == "guided"]
     over, better = tables.shown(a.over_base, 1), tables.shown(a.improvement, 2)
