@@ -1,27 +1,16 @@
 """The report's figures: which runs, metrics and estimates each of them shows."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from stratdiff.report import panels
 from stratdiff.report.compact import ORIGINS, QUANTILES
 from stratdiff.report.comparison import Aggregate, Block, over_base, reference, sweeps
-from stratdiff.report.panels import (
-    Bars,
-    Curves,
-    Dots,
-    Fans,
-    Figure,
-    Key,
-    Line,
-    Panel,
-    Part,
-    Response,
-    Style,
-    rows_height,
-)
+from stratdiff.report.panels import Figure, Key, Line, Panel, Part, Style, rows_height
 from stratdiff.report.runs import Run, by_task, phases
 from stratdiff.report.statistics import bootstrap, mean
 from stratdiff.report.titles import clean, title
@@ -80,9 +69,7 @@ def choose(runs: Sequence[Run]) -> tuple[list[Run], str]:
     Of a sweep over one option only the variants of most tasks: the others have a figure of their
     own. At most `MOST_CURVES` for a base algorithm.
     """
-    tasks: dict[tuple[str, str], int] = {}
-    for run in runs:
-        tasks[run.base, run.variant] = tasks.get((run.base, run.variant), 0) + 1
+    tasks = Counter((run.base, run.variant) for run in runs)
     minor = set()
     for sweep in sweeps(runs):
         members = {(sweep.base, run.variant) for _, run in sweep.points}
@@ -147,7 +134,7 @@ def curves(runs: Sequence[Run], looks: Looks, phase: str, dropped: str = "") -> 
         lines = [Line(look, s["step"], s["score"]) for look, s in series]
         y = "normalised score" if group[0].normalized else "return"
         x = "environment steps" if phase == "online" else "offline updates"
-        return [Curves(lines, y, x, data if known else None, _DATA.style)]
+        return [panels.Curves(lines, y, x, data if known else None, _DATA.style)]
 
     if phase == "online":
         return _by_task("main", drawn, looks, parts, [_DATA], remark=dropped)
@@ -181,7 +168,7 @@ def estimates(
         last[name] = base
         where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
         height = rows_height([variant for variant, _, _ in known], 1.0)
-        each[name].append(Panel(_titled(where, base), [Dots(known, label, level)], height))
+        each[name].append(Panel(_titled(where, base), [panels.Dots(known, label, level)], height))
 
     for base in dict.fromkeys(run.base for run in runs):
         better, over = f"P(better than plain {title(base)})", f"score over plain {title(base)}"
@@ -222,7 +209,7 @@ def sensitivity(runs: Sequence[Run], looks: Looks) -> Figure | None:
             ]
             label = "score after" if first.normalized else "return after"
             axis = (label, level) if kind == "after" else ("regret", None)
-            part = Response(points, sweep.option, *axis)
+            part = panels.Response(points, sweep.option, *axis)
             how = f"{title(sweep.base)}, {title(first.score)}: {what} by {sweep.option}"
             found.append(Panel(f"{sweep.task}\n{how}", [part]))
     if not found:
@@ -240,7 +227,7 @@ def diagnostic(
     def parts(group: list[Run]) -> list[Part]:
         series = [(looks[run.variant], run.diagnostics) for run in group]
         lines = [Line(look, s["step"], s[metric]) for look, s in series]
-        return [Curves(lines, ylabel, level=0.5)]
+        return [panels.Curves(lines, ylabel, level=0.5)]
 
     return _by_task(name, drawn, looks, parts)
 
@@ -260,7 +247,7 @@ def alignment(runs: Sequence[Run]) -> Figure | None:
     found = []
     for run in have[:MOST_FANS]:
         series = run.diagnostics
-        part = Fans(
+        part = panels.Fans(
             series["step"],
             [(_ORIGIN_STYLES[origin], *_fan(series, origin)) for origin in ORIGINS],
             _across(series["alignment_threshold"]),
@@ -304,7 +291,7 @@ def q_values(runs: Sequence[Run], looks: Looks) -> Figure | None:
         series = [(looks[r.variant], r.diagnostics, r.evaluations["online"]) for r in group]
         q = [Line(look, s["step"], s["q_mean"]) for look, s, _ in series]
         returns = [Line(look, s["step"], s["return"]) for look, _, s in series]
-        return [Curves(q, "mean Q"), Curves(returns, "return")]
+        return [panels.Curves(q, "mean Q"), panels.Curves(returns, "return")]
 
     return _by_task("q_values", drawn, looks, parts, height=3.4)
 
@@ -339,5 +326,5 @@ def cost(runs: Sequence[Run]) -> Figure | None:
             for r in group
         ]
         height = rows_height([variant for variant, _ in rows], 1.1)
-        found.append(Panel(_titled(task, base), [Bars(rows, "minutes")], height))
+        found.append(Panel(_titled(task, base), [panels.Bars(rows, "minutes")], height))
     return Figure("cost", found, list(keys.values()), columns=3)

@@ -127,9 +127,9 @@ def _progress(config: dict[str, Any], records: list[dict[str, Any]]) -> str:
 def _named(run: Run, directory: Path) -> Run:
     """The run with the name of its directory, and those above it to tell it from others.
 
-    The default names of `stratdiff train`, DATASET-BASE-SCORE-TIMESTAMP and earlier
-    DATASET-BASE-METHOD-TIMESTAMP, say nothing that the config does not: such a run is called by
-    its score.
+    The default name of `stratdiff train`, DATASET-BASE-SCORE-TIMESTAMP, says nothing that the
+    config does not: such a run is called by its score. Earlier versions wrote `base` for the score
+    `none` and `stratdiff` for any other but `random`.
     """
     name, above = directory.name, directory.parts[-2:0:-1]
     dataset = Path(run.config["dataset"]).name.removesuffix(".hdf5")

@@ -15,6 +15,7 @@ from jaxtyping import Float, Shaped
 RESAMPLES = 2000
 LEVELS = (0.025, 0.975)
 
+Points = Float[np.ndarray, " points"]
 Strata = Sequence[Float[np.ndarray, "batch _"]]
 Statistic = Callable[[Strata], Float[np.ndarray, " batch"]]
 
@@ -75,11 +76,7 @@ def bootstrap(statistic: Statistic, strata: Sequence[Float[np.ndarray, " _"]]) -
     return Estimate(value, float(low), float(high))
 
 
-def curve(
-    values: Float[np.ndarray, "points seeds"],
-) -> tuple[
-    Float[np.ndarray, " points"], Float[np.ndarray, " points"], Float[np.ndarray, " points"]
-]:
+def curve(values: Float[np.ndarray, "points seeds"]) -> tuple[Points, Points, Points]:
     """Mean over the seeds at each point and its interval; all points share the drawn seeds.
 
     NaN are left out; the interval is NaN where fewer than two seeds have a number.
