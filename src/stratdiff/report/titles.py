@@ -1,0 +1,21 @@
+"""What the report calls base algorithms and scores, and names that it can show."""
+
+from typing import Any
+
+TITLES = {"iql": "IQL", "calql": "Cal-QL", "sac": "SAC", "none": "plain"}
+
+
+def clean(name: Any, longest: int = 120) -> str:
+    """A name that can be shown: at most `longest` characters, none of them a control character.
+
+    Raises:
+        ValueError: it is not a string.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"expected a name, got {name!r}")
+    return "".join(c if c.isprintable() else "?" for c in name)[:longest] or "?"
+
+
+def title(name: str) -> str:
+    """The title of a base algorithm or score; of one from outside, `module:Name`, its `Name`."""
+    return TITLES.get(name) or clean(name.rpartition(":")[2])
