@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from stratdiff.config import translated
 from stratdiff.report.runs import LeftOut, Run, Series
 from stratdiff.report.titles import clean
+from stratdiff.splits import QUANTILES
 
 FORMAT = "stratdiff results 1"
 POINTS = 40  # of a diagnostic over the online phase
 
 ORIGINS = ("offline", "online")
-QUANTILES = (10, 25, 50, 75, 90)
 DIAGNOSTICS = ("exchange_fraction", "alignment_auc", "alignment_threshold", "q_mean")
 _FANS = [f"alignment_q{q}_{origin}" for origin in ORIGINS for q in QUANTILES]
 _SPREADS = [f"alignment_{kind}_{origin}" for origin in ORIGINS for kind in ("mean", "std")]
@@ -67,7 +68,7 @@ def from_compact(data: dict[str, Any]) -> Run:
     Raises:
         ValueError, KeyError, TypeError, AttributeError: it is not of the compact form.
     """
-    config, about = _translated(data["config"]), data["about"]
+    config, about = translated(data["config"])[0], data["about"]
     seeds = config["seeds"]
     if not isinstance(seeds, list) or not seeds or any(type(s) is not int for s in seeds):
         raise ValueError("seeds must be whole numbers")
@@ -103,15 +104,6 @@ def from_compact(data: dict[str, Any]) -> Run:
         },
         diagnostics=_series(diagnostics, n, known),
     )
-
-
-def _translated(config: dict[str, Any]) -> dict[str, Any]:
-    """The options of a run made when `method` and `alignment` named what `score` does now."""
-    if "method" not in config:
-        return config
-    rest = {key: value for key, value in config.items() if key not in ("method", "alignment")}
-    scores = {"base": "none", "random": "random", "stratdiff": config["alignment"]}
-    return rest | {"score": scores[config["method"]], "split": "ratio"}
 
 
 def to_json(runs: Sequence[Run], left_out: Sequence[LeftOut]) -> str:

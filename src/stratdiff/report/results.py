@@ -13,10 +13,13 @@ from stratdiff.report.compact import FORMAT, compact, from_compact
 from stratdiff.report.naming import arranged
 from stratdiff.report.runs import LeftOut, Run
 from stratdiff.report.titles import clean, title
-from stratdiff.train.track import read_metrics
+from stratdiff.sinks.jsonl import read_metrics
 
 # What JSON of another form can raise while it is read as a run.
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+_MALFORMED = (
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError),
+    UserError,
+)
 
 
 class _Unusable(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from stratdiff.config import flat
+from stratdiff.options import flat
 from stratdiff.report import statistics
 
 Series = dict[str, np.ndarray]

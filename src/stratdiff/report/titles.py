@@ -2,7 +2,10 @@
 
 from typing import Any
 
-TITLES = {"iql": "IQL", "calql": "Cal-QL", "sac": "SAC", "none": "plain"}
+from stratdiff.agents.base import AGENTS
+from stratdiff.scores.base import SCORES
+
+TITLES = {name: kinds.find(name).title for kinds in (AGENTS, SCORES) for name in kinds.names()}
 
 
 def clean(name: Any, longest: int = 120) -> str:
