@@ -116,3 +116,35 @@ def test_low_precision_sums_in_float32_and_has_the_gradient_by_its_input():
     gradient = jax.grad(lambda x: rounded(x).sum())(x)
     wanted = np.broadcast_to(np.asarray(rounded.weight, np.float64).sum(1), x.shape)
     np.testing.assert_allclose(gradient, wanted, atol=1e-5)
+
+
+def test_isolated_is_the_function_as_a_branch_of_its_own():
+    def function(key, x):
+        return {"y": jnp.sin(x) + jax.random.normal(key, x.shape)}
+
+    keys, x = jax.random.split(KEY, 200), normal(1, 200, 3)
+    both = jax.jit(jax.vmap(lambda k, x: isolated(function, k, x)))
+    # Whatever the key, the branch is taken: zeros would show.
+    expected = jax.vmap(function)(keys, x)["y"]
+    np.testing.assert_allclose(both(keys, x)["y"], expected, rtol=1e-6, atol=1e-6)
+    for key in keys[:20]:
+        found = jax.jit(isolated, static_argnums=0)(function, key, x[0])["y"]
+        np.testing.assert_allclose(found, function(key, x[0])["y"], rtol=1e-6, atol=1e-6)
+    # Over seeds too it is a branch and no select, which the compiler would fuse across.
+    assert "conditional(" in both.lower(keys, x).compile().as_text()
+
+
+def test_copy_has_buffers_of_its_own():
+    tree = {"w": normal(1, 4, 3), "b": normal(2, 3)}
+    other = copy(tree)
+    for name, leaf in tree.items():
+        np.testing.assert_array_equal(other[name], leaf)
+        assert other[name].unsafe_buffer_pointer() != leaf.unsafe_buffer_pointer()
+
+
+def test_stack_has_a_leading_axis():
+    trees = [{"w": normal(seed, 4, 3)} for seed in range(5)]
+    found = stack(trees)["w"]
+    assert found.shape == (5, 4, 3)
+    for one, tree in zip(found, trees, strict=True):
+        np.testing.assert_array_equal(one, tree["w"])

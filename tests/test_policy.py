@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from stratdiff.agents.networks import GaussianPolicy, SquashedGaussianPolicy, numpy_policy
 from stratdiff.errors import UserError
-from stratdiff.networks import GaussianPolicy, SquashedGaussianPolicy
-from stratdiff.policy import Policy, from_network
+from stratdiff.policy import Policy
 
 OBS, ACT, STATES = 3, 2, 50
 MEAN = np.array([1.0, -2.0, 30.0], np.float32)
@@ -48,7 +48,7 @@ def same(a, b):
 @pytest.mark.parametrize("kind", KINDS)
 def test_actions_equal_the_network(kind):
     actor, obs = make_actor(kind), make_states(STATES)
-    policy = from_network(actor, MEAN, STD)
+    policy = numpy_policy(actor, MEAN, STD)
     assert (policy.kind, len(policy)) == (kind, 1)
     mode = policy.mode(obs[None])[0]
     np.testing.assert_allclose(mode, jax.jit(KINDS[kind].mode)(actor, normalised(obs)), atol=1e-5)
@@ -88,12 +88,12 @@ def test_actions_by_plain_matrices(kind):
 def test_several_policies_act_for_themselves(kind):
     actors = [make_actor(kind, seed) for seed in range(3)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *actors)
-    policy = from_network(stacked, MEAN, STD, {"score": 1.0})
+    policy = numpy_policy(stacked, MEAN, STD, {"score": 1.0})
     assert len(policy) == 3
     obs = make_states(3, STATES)
     noise = np.random.default_rng(1).normal(size=(3, STATES, ACT))
     for i, actor in enumerate(actors):
-        alone = from_network(actor, MEAN, STD)
+        alone = numpy_policy(actor, MEAN, STD)
         one = slice(i, i + 1)
         for found, expected in (
             (policy.mode(obs)[one], alone.mode(obs[one])),
@@ -110,7 +110,7 @@ def test_several_policies_act_for_themselves(kind):
 def test_round_trip(kind, tmp_path):
     actors = [make_actor(kind, seed) for seed in range(2)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *actors)
-    policy = from_network(stacked, MEAN, STD, {"env": "Hopper-v4", "scores": [1.5, 2.0]})
+    policy = numpy_policy(stacked, MEAN, STD, {"env": "Hopper-v4", "scores": [1.5, 2.0]})
     path = tmp_path / "policy.safetensors"
     policy.save(path)
     assert list(tmp_path.iterdir()) == [path]
@@ -121,7 +121,7 @@ def test_round_trip(kind, tmp_path):
 
 
 def test_more_than_ten_layers_keep_their_order(tmp_path):
-    policy = from_network(make_actor("squashed", hidden=(4,) * 11), MEAN, STD)
+    policy = numpy_policy(make_actor("squashed", hidden=(4,) * 11), MEAN, STD)
     policy.save(tmp_path / "deep.safetensors")
     same(Policy.load(tmp_path / "deep.safetensors"), policy)
 

@@ -151,6 +151,6 @@ def diagnostics(score: Float[Array, " batch"], online: Bool[Array, " batch"], k:
     return out
 
 
-def split_class(name: str, score: str) -> type[Split]:
+def split_class(name: str, score: str) -> type:
     """The split rule of a config; without a score there is nothing to split by."""
     return Whole if score == "none" else SPLITS.find(name)

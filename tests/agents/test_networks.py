@@ -79,7 +79,7 @@ def test_squashed_log_density_is_finite_where_tanh_saturates():
         policy,
         (jnp.zeros_like(last.weight), jnp.array([30.0, 0.0])),
     )
-    action, log_density = policy.sample_n(normal(1, 1, 2), KEY, 10_000)
+    action, log_density = eqx.filter_jit(policy.sample_n)(normal(1, 1, 2), KEY, 10_000)
     assert (np.abs(action) <= 1).all()
     # log p = log N(u) + 2u - 2 log 2 for large u, of mean -½ log 2πe + 60 - 2 log 2.
     expected = -0.5 * np.log(2 * np.pi * np.e) + 60 - 2 * np.log(2)
@@ -92,7 +92,7 @@ def test_squashed_sample_and_mode_follow_the_gaussian():
     mean, log_std = np.split(f64(policy.net(obs)), 2, axis=-1)
     np.testing.assert_allclose(policy.mode(obs), np.tanh(mean), atol=1e-6)
     many = jnp.repeat(obs, 20_000, axis=0)
-    action = f64(policy.sample(many, KEY)).reshape(3, 20_000, 2)
+    action = f64(eqx.filter_jit(policy.sample)(many, KEY)).reshape(3, 20_000, 2)
     # The median passes through tanh; 0.05 std of u is over 5 standard errors of a median.
     expected = np.tanh(mean), np.tanh(mean + 0.05 * np.exp(log_std)) - np.tanh(mean)
     assert (np.abs(np.median(action, axis=1) - expected[0]) < expected[1] + 1e-3).all()
@@ -116,14 +116,15 @@ def test_gaussian_log_density_equals_scipy(log_std, used):
     action = jnp.asarray(mean + np.exp(used) * np.asarray(normal(2, 40, 2)), jnp.float32)
     expected = stats.norm.logpdf(f64(action), mean, np.exp(np.array(used, float))).sum(-1)
     # At log std -5 float32 actions are rounded by 1e-5 standard deviations.
-    np.testing.assert_allclose(policy.log_prob(obs, action), expected, atol=2e-4)
+    found = eqx.filter_jit(policy.log_prob)(obs, action)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
 def test_gaussian_samples_have_the_mean_and_spread_and_are_cut():
     policy, obs = gaussian_policy([-9.0, 0.0]), normal(1, 5, 3)
     mean = f64(policy.mode(obs))
     np.testing.assert_allclose(mean, np.tanh(f64(policy.net(obs))), atol=1e-6)
-    action = f64(policy.sample_n(obs, KEY, 20_000))
+    action = f64(eqx.filter_jit(policy.sample_n)(obs, KEY, 20_000))
     assert np.abs(action).max() == 1.0
     uncut = np.abs(mean[:, 0]) < 0.8  # the first dimension is narrow
     assert uncut.sum() >= 2
@@ -148,8 +149,8 @@ def test_around_keeps_the_differences_of_q(layer_norm):
     rng = np.random.default_rng(0)
     obs = jnp.asarray(rng.normal(size=(20, 5)), jnp.float32)
     actions = jnp.asarray(rng.uniform(-1, 1, (20, 16, 2)), jnp.float32)
-    exact = np.asarray(critic(obs[:, None], actions))
-    found = np.asarray(critic.around(obs, actions))
+    exact = np.asarray(eqx.filter_jit(critic)(obs[:, None], actions))
+    found = np.asarray(eqx.filter_jit(critic.around)(obs, actions))
     assert found.shape == exact.shape
     spread = exact.std(axis=-1).mean()
     assert spread > 0.1
@@ -168,6 +169,8 @@ def test_around_in_blocks_and_seeds_in_turn_is_the_plain_form():
     obs = jnp.asarray(rng.normal(size=(3, 150, 5)), jnp.float32)
     actions = jnp.asarray(rng.uniform(-1, 1, (3, 150, 4, 2)), jnp.float32)
     found = jax.jit(jax.vmap(lambda c, o, a: c.around(o, a)))(stack(critics), obs, actions)
+    plain = jax.jit(
+        lambda members, o, a: jax.vmap(lambda member: member.around(o, a)[..., 0])(members)
+    )
     for critic, o, a, q in zip(critics, obs, actions, found, strict=True):
-        plain = jax.vmap(lambda member, o=o, a=a: member.around(o, a)[..., 0])(critic.members)
-        np.testing.assert_allclose(q, plain, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(q, plain(critic.members, o, a), rtol=1e-4, atol=1e-6)

@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import FAST, adam, assert_trees_close, finite_differences, mlp, to_numpy, with_moments
+from reference import (
+    FAST,
+    adam,
+    assert_trees_close,
+    finite_differences,
+    mlp,
+    to_numpy,
+    with_moments,
+)
 
 from stratdiff.agents import Agent
 from stratdiff.agents.sac import SAC, SACConfig, SACState

@@ -35,18 +35,25 @@ def support(i):
     return jnp.full((SUPPORT, ACT), i / 1000, jnp.float32)
 
 
+def empty(stored=()):
+    return empty_replay(CAPACITY, OBS, ACT, stored)
+
+
+STORED = jax.ShapeDtypeStruct((SUPPORT, ACT), jnp.float32)
+
+
 def test_empty():
-    replay = empty_replay(CAPACITY, OBS, ACT, SUPPORT)
+    replay = empty(STORED)
     assert replay.capacity == CAPACITY
     assert replay.size == replay.inserted == 0
-    assert replay.support.shape == (CAPACITY, SUPPORT, ACT)
+    assert replay.stored.shape == (CAPACITY, SUPPORT, ACT)
     assert replay.data.obs.shape == replay.data.next_obs.shape == (CAPACITY, OBS)
     assert (replay.data.mc_return == -jnp.inf).all()
 
 
 @pytest.mark.parametrize("count", [1, CAPACITY, CAPACITY + 1, 2 * CAPACITY + 3])
 def test_insert_overwrites_the_oldest(count):
-    replay = empty_replay(CAPACITY, OBS, ACT, SUPPORT)
+    replay = empty(STORED)
     rows = [None] * CAPACITY
     for i in range(count):
         replay = insert(replay, transition(i, reward=10.0 * i), support(i))
@@ -58,28 +65,35 @@ def test_insert_overwrites_the_oldest(count):
             assert not replay.data.obs[row].any()
             continue
         expected = (*transition(i, reward=10.0 * i), support(i))
-        for found, value in zip((*replay.data, replay.support), expected, strict=True):
+        for found, value in zip((*replay.data, replay.stored), expected, strict=True):
             np.testing.assert_array_equal(found[row], value)
 
 
-def test_without_support():
-    replay = empty_replay(CAPACITY, OBS, ACT, 0)
-    assert replay.support is None
-    replay = insert(replay, transition(4), None)
-    assert replay.support is None
+def test_what_is_stored_is_any_tree_of_arrays():
+    row = {"weight": jax.ShapeDtypeStruct((), jnp.float32), "action": STORED}
+    replay = empty(row)
+    replay = insert(replay, transition(4), {"weight": jnp.asarray(2.5), "action": support(4)})
+    assert replay.stored["weight"].shape == (CAPACITY,)
+    assert replay.stored["weight"][0] == 2.5 and replay.stored["weight"][1] == 0
+    np.testing.assert_array_equal(replay.stored["action"][0], support(4))
+
+
+def test_nothing_is_stored():
+    replay = insert(empty(), transition(4), ())
+    assert replay.stored == ()
     assert replay.data.obs[0, 0] == 4
 
 
 def test_finish_episode_by_hand_across_the_end_of_the_ring():
     # Rows 0 to 4 hold an old episode; the new one is in rows 5, 6, 0, 1.
-    replay = empty_replay(CAPACITY, OBS, ACT, 0)
+    replay = empty()
     for i in range(5):
-        replay = insert(replay, transition(i, 1.0), None)
+        replay = insert(replay, transition(i, 1.0), ())
     replay = finish(replay, jnp.asarray(5), 0.5, 6)
     old = [1.9375, 1.875, 1.75, 1.5, 1.0]
     np.testing.assert_array_equal(replay.data.mc_return, [*old, -np.inf, -np.inf])
     for i, reward in enumerate([8.0, 4.0, 2.0, 16.0]):
-        replay = insert(replay, transition(5 + i, reward), None)
+        replay = insert(replay, transition(5 + i, reward), ())
     # Overwritten rows lost their return.
     none = [-np.inf] * 2
     np.testing.assert_array_equal(replay.data.mc_return, [*none, *old[2:], *none])
@@ -93,14 +107,14 @@ def test_finish_episode_by_hand_across_the_end_of_the_ring():
 
 
 def test_an_episode_of_length_zero_changes_nothing():
-    replay = insert(empty_replay(CAPACITY, OBS, ACT, 0), transition(0, 3.0), None)
+    replay = insert(empty(), transition(0, 3.0), ())
     done = finish(replay, jnp.asarray(0), 0.5, 6)
     np.testing.assert_array_equal(done.data.mc_return, replay.data.mc_return)
 
 
 def test_random_episodes_equal_lists():
     rng = np.random.default_rng(3)
-    replay = empty_replay(CAPACITY, OBS, ACT, 0)
+    replay = empty()
     # What each row should hold: [reward, return].
     rows = [[0.0, -np.inf] for _ in range(CAPACITY)]
     count = 0
@@ -109,7 +123,7 @@ def test_random_episodes_equal_lists():
         for _ in range(length):
             reward = float(np.float32(rng.normal()))
             rows[count % CAPACITY] = [reward, -np.inf]
-            replay = insert(replay, transition(count, reward), None)
+            replay = insert(replay, transition(count, reward), ())
             count += 1
         value = 0.0
         for back in range(min(length, CAPACITY)):
@@ -123,11 +137,11 @@ def test_random_episodes_equal_lists():
 
 def test_failed_sparse_episode_would_have_gone_on_so():
     """AntMaze, rewards -5 until the goal's 5: two failed steps, then two that reach it."""
-    replay = empty_replay(CAPACITY, OBS, ACT, 0)
+    replay = empty()
     for i, reward in enumerate([-5.0, -5.0]):
-        replay = insert(replay, transition(i, reward), None)
+        replay = insert(replay, transition(i, reward), ())
     replay = replay.finish_episode(jnp.asarray(2), 0.9, 5, failure_reward=-5.0)
     for i, reward in enumerate([-5.0, 5.0], 2):
-        replay = insert(replay, transition(i, reward), None)
+        replay = insert(replay, transition(i, reward), ())
     replay = replay.finish_episode(jnp.asarray(2), 0.9, 5, failure_reward=-5.0)
     np.testing.assert_allclose(replay.data.mc_return[:4], [-50, -50, -0.5, 5], rtol=1e-5)

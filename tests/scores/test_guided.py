@@ -71,7 +71,9 @@ def test_online_update_trains_the_energy_model_on_beta_q_and_nothing_else(guided
     update = eqx.filter_jit(EnergyModel(OPTIONS.energy, OBS, ACT).update)
     expected, wanted = update(state.energy, obs, support, 2.5 * q_value(obs, support), key)
     # Not the last bias: the loss does not depend on it, so its gradient is rounding alone.
-    nets = (eqx.tree_at(lambda n: n.mlp.layers[-1].bias, s.net, None) for s in (new.energy, expected))
+    nets = (
+        eqx.tree_at(lambda n: n.mlp.layers[-1].bias, s.net, None) for s in (new.energy, expected)
+    )
     for a, b in zip(*map(jax.tree.leaves, nets), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert metrics["energy_loss"] == pytest.approx(float(wanted["energy_loss"]))
