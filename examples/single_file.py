@@ -59,9 +59,9 @@ def concat(*parts):  # side by side; the leading dimensions broadcast
     return jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in parts], -1)
 
 
-def adam(net, loss, rate=LEARNING_RATE):  # (network after one step of Adam, loss)
+def adam(net, loss, decay=1.0):  # (network after one step of Adam, loss)
     value, grads = jax.value_and_grad(loss)(net.params)
-    updates, opt = optax.adam(rate).update(grads, net.opt)
+    updates, opt = optax.adam(LEARNING_RATE * decay).update(grads, net.opt)
     return Net(optax.apply_updates(net.params, updates), opt), value
 
 
@@ -132,7 +132,7 @@ class StratDiff(NamedTuple):  # the method; its fields are the options of the co
 
         def net(network, *inputs, **p):
             jax.eval_shape(lambda *x: network(p, *x), *inputs)
-            return Net(p, optax.adam(LEARNING_RATE).init(p))
+            return Net(p, jax.jit(optax.adam(LEARNING_RATE).init)(p))
 
         actor = net(self.policy, obs, log_std=np.zeros(act_dim, np.float32))
         value, critic = net(self.value, obs), net(self.critics, obs, action)
@@ -204,8 +204,8 @@ class StratDiff(NamedTuple):  # the method; its fields are the options of the co
         weight = jnp.exp(AWR_SCALE * (q - self.value(value.params, batch.obs))).clip(max=100)
         log_density = lambda p: norm.logpdf(batch.action, *self.policy(p, batch.obs)).sum(-1)
         done = nets.actor.opt[0].count / max(self.offline_steps, 1)
-        rate = LEARNING_RATE * jnp.where(done < 1, 0.5 * (1 + jnp.cos(jnp.pi * done)), 1.0)
-        actor, a_loss = adam(nets.actor, lambda p: -(weight * log_density(p)).mean(), rate)
+        decay = jnp.where(done < 1, 0.5 * (1 + jnp.cos(jnp.pi * done)), 1.0)
+        actor, a_loss = adam(nets.actor, lambda p: -(weight * log_density(p)).mean(), decay)
         # Equation 6: the target r + γ V(s'); r + γ max_j Q(s', a_j), a_j ~ π, of online-like rows.
         next_value = self.value(value.params, batch.next_obs)
         if k < len(q):

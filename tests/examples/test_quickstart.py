@@ -6,7 +6,7 @@ from pathlib import Path
 
 import stratdiff
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_quickstart(tmp_path, data_file, tiny_options, capsys):

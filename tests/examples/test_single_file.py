@@ -1,0 +1,441 @@
+"""examples/single_file.py against the package: the same weights, batches and keys in both."""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import stratdiff
+from stratdiff.agents import IQL
+from stratdiff.config import make_config
+from stratdiff.data.batch import Transition
+from stratdiff.diffusion.energy import EnergyModel
+from stratdiff.diffusion.sampler import guided
+from stratdiff.diffusion.score import BehaviourModel
+from stratdiff.stratify import guided_alignment, offline_like_count, split
+
+FILE = Path(__file__).parents[2] / "examples" / "single_file.py"
+OBS, ACT, BATCH, SUPPORT, ROWS = 3, 2, 8, 4, 64
+KEY = jax.random.key(5)
+# The moments after some earlier updates: a step then depends on the size of the gradient, while
+# the first step of Adam depends on its sign alone, which rounding may change near 0.
+MU, NU, COUNT = 0.01, 1e-3, 3
+
+# Access to the package's parts, their states and their options.
+
+
+def make_parts(config, obs_dim=OBS, act_dim=ACT):
+    """The package's (IQL, behaviour model, energy model)."""
+    return (
+        IQL(config.iql, obs_dim, act_dim, config.offline_steps),
+        BehaviourModel(config.behaviour, obs_dim, act_dim),
+        EnergyModel(config.energy, obs_dim, act_dim),
+    )
+
+
+def make_options(config):
+    """The command line of the single file for a config of the package."""
+    names = "dataset rho guidance_scale offline_steps behaviour_steps energy_steps online_steps"
+    return {name: getattr(config, name) for name in names.split()} | {"seed": config.seeds[0]}
+
+
+def make_constants(config):
+    """The hyperparameters of the single file for a config of the package."""
+
+    def shared(*values):
+        assert len(set(values)) == 1
+        return values[0]
+
+    iql, behaviour, energy = config.iql, config.behaviour, config.energy
+    assert (config.base, config.method, config.alignment) == ("iql", "stratdiff", "guided")
+    assert (config.utd, config.offline_fraction, behaviour.time_grid) == (1, 0.5, "lambda")
+    sde = BehaviourModel(behaviour, OBS, ACT).sde
+    rates = iql.learning_rate, behaviour.learning_rate, energy.learning_rate
+    return {
+        "BATCH_SIZE": shared(config.batch_size, behaviour.batch_size, energy.batch_size),
+        "SUPPORT_ACTIONS": behaviour.support_actions,
+        "ONLINE_WARMUP": config.online_warmup,
+        "EVAL_EPISODES": config.eval_episodes,
+        "LEARNING_RATE": shared(*rates),
+        "EMA": behaviour.ema,
+        "INVERSE_TEMPERATURE": energy.inverse_temperature,
+        "HIDDEN": shared(iql.actor_hidden, iql.critic_hidden),
+        "WIDTHS": behaviour.widths,
+        "ENERGY_HIDDEN": energy.hidden,
+        "DISCOUNT": iql.discount,
+        "POLYAK": iql.polyak,
+        "AWR_SCALE": iql.inverse_temperature,
+        "EXPECTILE": iql.expectile,
+        "ONLINE_EXPECTILE": iql.online_expectile,
+        "CANDIDATES": iql.max_target_actions,
+        "BETA0": sde.beta0,
+        "BETA1": sde.beta1,
+        "T_MIN": sde.t_min,
+        "SOLVER_STEPS": behaviour.solver_steps,
+    }
+
+
+def layer(linear):
+    return linear.weight, linear.bias
+
+
+def layers(mlp, name=""):
+    return {f"{name}{i}": layer(linear) for i, linear in enumerate(mlp.layers)}
+
+
+def actor_weights(actor):
+    return layers(actor.net) | {"log_std": actor.log_std}
+
+
+def critic_weights(critic):
+    members = jax.tree.map(np.asarray, critic.members)
+    first, second = (jax.tree.map(lambda w, k=k: w[k], members) for k in range(2))
+    return layers(first, "first") | layers(second, "second")
+
+
+def time_weights(net):
+    return {"frequencies": net.time_features.frequencies, "time": layer(net.time_embedding)}
+
+
+def energy_weights(net):
+    return time_weights(net) | layers(net.mlp)
+
+
+def unet_weights(net):
+    blocks = {"middle": net.middle}
+    blocks |= {f"down{i}": block for i, block in enumerate(net.down)}
+    blocks |= {f"up{i}": block for i, block in enumerate(net.up)}
+    named = {"obs": net.obs_embedding, "out": net.out}
+    named |= {f"mixer{i}": linear for i, linear in enumerate(net.mixer)}
+    for name, block in blocks.items():
+        named |= {f"{name}.{part}": getattr(block, part) for part in ("first", "second")}
+        named |= {f"{name}.condition": block.condition}
+        named |= {} if block.skip is None else {f"{name}.skip": block.skip}
+    return time_weights(net) | {name: layer(linear) for name, linear in named.items()}
+
+
+def make_nets(single, agent, behaviour, energy):
+    """The package's states as the networks of the single file."""
+
+    def net(weights, opt, convert):
+        adam = optax.ScaleByAdamState(opt.count, convert(opt.mu), convert(opt.nu))
+        return single.Net(convert(weights), (adam, optax.EmptyState()))
+
+    return single.Nets(
+        actor=net(agent.actor, agent.actor_opt, actor_weights),
+        value=net(agent.value, agent.value_opt, layers),
+        critic=net(agent.critic, agent.critic_opt, critic_weights),
+        target=critic_weights(agent.target_critic),
+        behaviour=net(behaviour.net, behaviour.opt, unet_weights),
+        ema=unet_weights(behaviour.ema),
+        energy=net(energy.net, energy.opt, energy_weights),
+    )
+
+
+def make_states(parts):
+    """States of the package's parts with large random weights and the moments of some updates."""
+    rng = np.random.default_rng(1)
+
+    def shake(path, x):
+        name = jax.tree_util.keystr(path)
+        if x.ndim == 0:
+            return jnp.asarray(np.array(COUNT, x.dtype))
+        if ".mu" in name or ".nu" in name:
+            return jnp.asarray(np.full(x.shape, MU if ".mu" in name else NU, x.dtype))
+        spread = 30.0 if "frequencies" in name else x.shape[-2:][0] ** -0.5
+        return jnp.asarray(rng.normal(0, spread, x.shape).astype(x.dtype))
+
+    return [jax.tree_util.tree_map_with_path(shake, part.init(KEY)) for part in parts]
+
+
+# The single file.
+
+
+def load(**constants):
+    """A fresh copy of the single file with these hyperparameters."""
+    spec = importlib.util.spec_from_file_location("single_file", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, value in constants.items():
+        assert hasattr(module, name)
+        setattr(module, name, value)
+    return module
+
+
+# Every hyperparameter differs from its default, so that none can be written into the code.
+CONFIG = make_config(
+    "demo",
+    base="iql",
+    rho=0.3,
+    guidance_scale=1.7,
+    offline_steps=COUNT + 2,
+    batch_size=BATCH,
+    iql={
+        "learning_rate": 0.02,
+        "actor_hidden": (6, 5),
+        "critic_hidden": (6, 5),
+        "discount": 0.9,
+        "polyak": 0.1,
+        "expectile": 0.6,
+        "online_expectile": 0.95,
+        "inverse_temperature": 2.0,
+        "max_target_actions": 3,
+    },
+    behaviour={
+        "widths": (12, 10, 7),
+        "learning_rate": 0.02,
+        "batch_size": BATCH,
+        "ema": 0.8,
+        "solver_steps": 6,
+        "support_actions": SUPPORT,
+        "precision": "float32",
+    },
+    energy={
+        "hidden": (9, 8, 7),
+        "learning_rate": 0.02,
+        "batch_size": BATCH,
+        "inverse_temperature": 0.7,
+    },
+)
+PARTS = make_parts(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def single():
+    return load(**make_constants(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def algorithm(single):
+    return single.StratDiff(**make_options(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def states():
+    return make_states(PARTS)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(2)
+    shapes = {"obs": (OBS,), "reward": (), "next_obs": (OBS,)}
+    arrays = {name: rng.normal(size=(BATCH, *shape)) for name, shape in shapes.items()}
+    arrays["action"] = rng.uniform(-1, 1, (BATCH, ACT))
+    arrays["support"] = rng.uniform(-1, 1, (BATCH, SUPPORT, ACT))
+    terminal = np.arange(BATCH) % 3 == 1
+    return {k: jnp.asarray(v, jnp.float32) for k, v in arrays.items()} | {"terminal": terminal}
+
+
+def single_batch(single, batch):
+    return single.Batch(**batch | {"terminal": jnp.asarray(batch["terminal"], jnp.float32)})
+
+
+def package_batch(batch):
+    fields = {name: batch[name] for name in ("obs", "action", "reward", "next_obs")}
+    mc_return = jnp.full(BATCH, -jnp.inf)
+    return Transition(**fields, terminal=jnp.asarray(batch["terminal"]), mc_return=mc_return)
+
+
+def assert_close(found, expected):
+    """Equal to float32 accuracy, leaf by leaf."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    paths = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, b), a in zip(paths, jax.tree.leaves(found), strict=True):
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6, err_msg=name)
+
+
+def compare_updates(single, states, single_update, package_update, names):
+    """Three updates on each side; the losses and all weights and moments agree after each.
+
+    Both updates take a key; the package's takes and returns the states of its three parts. `names`
+    are the networks that must change, and no other may.
+    """
+    ours, theirs = make_nets(single, *states), list(states)
+    single_update, package_update = jax.jit(single_update), jax.jit(package_update)
+    for key in jax.random.split(KEY, 3):
+        before = ours
+        ours, found = single_update(ours, key)
+        theirs, expected = package_update(theirs, key)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert_close(ours, make_nets(single, *theirs))
+        for name in single.Nets._fields:
+            pairs = zip(*(jax.tree.leaves(getattr(n, name)) for n in (ours, before)), strict=True)
+            moved = max(np.abs(np.subtract(a, b)).max() for a, b in pairs)
+            # What is compared moves by far more than the tolerance.
+            assert moved > 1e-3 if name in names else moved == 0, name
+
+
+# Tests.
+
+
+def test_it_is_one_short_file_with_only_data_and_environments_of_the_package():
+    text = FILE.read_text()
+    assert len(text.splitlines()) <= 300
+    imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import)]
+    assert not any("stratdiff" in alias.name for node in imports for alias in node.names)
+    found = {
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "stratdiff"
+        for alias in node.names
+    }
+    tasks = "stratdiff.tasks"
+    assert found == {("stratdiff", "load_dataset"), (tasks, "find_task"), (tasks, "make_env")}
+
+
+def test_defaults_are_those_of_the_demo_preset():
+    single, config = load(), make_config("demo", base="iql")
+    constants = make_constants(config)
+    assert {name: getattr(single, name) for name in constants} == constants
+    assert single.StratDiff._field_defaults == make_options(config)
+
+
+def test_initial_networks_are_like_the_packages(single, algorithm):
+    ours = algorithm.init(OBS, ACT)
+    theirs = make_nets(single, *(part.init(KEY) for part in PARTS))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        # Both are uniform, orthogonal or zero, within the same bounds.
+        spreads = [float(np.sqrt(np.square(x).mean())) for x in (a, b)]
+        assert spreads[0] == pytest.approx(spreads[1], rel=0.3 if a.size > 50 else 3)
+    for copy, net in ((ours.target, ours.critic), (ours.ema, ours.behaviour)):
+        assert jax.tree.all(jax.tree.map(np.array_equal, copy, net.params))
+    same, other = (algorithm._replace(seed=seed).init(OBS, ACT) for seed in (0, 1))
+    assert jax.tree.all(jax.tree.map(np.array_equal, same, ours))
+    for name in ("actor", "value", "critic", "behaviour", "energy"):
+        assert not jax.tree.all(
+            jax.tree.map(np.array_equal, *(getattr(n, name) for n in (other, ours)))
+        )
+
+
+@pytest.mark.parametrize("k", [BATCH, BATCH // 2])
+def test_iql_updates(single, algorithm, states, batch, k):
+    agent = PARTS[0]
+
+    def package_update(states, key):
+        new, metrics = agent.update(states[0], package_batch(batch), key, k)
+        losses = [metrics[f"{name}_loss"] for name in ("value", "actor", "critic")]
+        return [new, *states[1:]], jnp.stack(losses)
+
+    def single_update(nets, key):
+        number = {} if k == BATCH else {"k": k}
+        nets, losses = algorithm.iql_update(nets, single_batch(single, batch), key, **number)
+        return nets, jnp.stack(losses)
+
+    # The actor's rate decays for two updates and is full again in the third.
+    assert CONFIG.offline_steps == COUNT + 2
+    names = {"actor", "value", "critic", "target"}
+    compare_updates(single, states, single_update, package_update, names)
+
+
+def test_behaviour_updates(single, algorithm, states, batch):
+    def package_update(states, key):
+        new, metrics = PARTS[1].update(states[1], batch["obs"], batch["action"], key)
+        return [states[0], new, states[2]], metrics["behaviour_loss"]
+
+    def single_update(nets, key):
+        return algorithm.behaviour_update(nets, single_batch(single, batch), key)
+
+    compare_updates(single, states, single_update, package_update, {"behaviour", "ema"})
+
+
+def test_energy_updates(single, algorithm, states, batch):
+    agent, _, energy = PARTS
+
+    def package_update(states, key):
+        obs, support = batch["obs"], batch["support"]
+        q = agent.q(states[0], obs[:, None], support)
+        new, metrics = energy.update(states[2], obs, support, q, key)
+        return [*states[:2], new], metrics["energy_loss"]
+
+    def single_update(nets, key):
+        return algorithm.energy_update(nets, single_batch(single, batch), key)
+
+    compare_updates(single, states, single_update, package_update, {"energy"})
+
+
+def test_sampled_actions_and_scores(single, algorithm, states, batch):
+    behaviour = PARTS[1]
+    rng = np.random.default_rng(3)
+    obs = jnp.asarray(rng.normal(size=(ROWS, OBS)), jnp.float32)
+    action = jnp.asarray(rng.uniform(-1, 1, (ROWS, ACT)), jnp.float32)
+    keys = jax.random.split(KEY, ROWS)
+
+    @jax.jit
+    def package(states):
+        net, score = states[2].net, behaviour.score(states[1].ema, obs)
+        score = guided(score, lambda a, t: net(obs, a, t), CONFIG.guidance_scale)
+        steered = behaviour.sample(score, jax.random.normal(KEY, action.shape))
+        support = behaviour.support(states[1], obs, keys)
+        return steered, support, guided_alignment(action, steered)
+
+    @jax.jit
+    def ours(nets):
+        rows = single.Batch(obs, action, *[None] * 3)
+        noise = jax.random.normal(KEY, action.shape)
+        steered = algorithm.sample(nets, obs, noise, CONFIG.guidance_scale)
+        noise = jax.vmap(lambda key: jax.random.normal(key, (SUPPORT, ACT)))(keys)
+        support = jax.vmap(lambda s, z: algorithm.sample(nets, s, z))(obs, noise)
+        return steered, support, algorithm.alignment_scores(nets, rows, KEY)
+
+    found, expected = ours(make_nets(single, *states)), package(states)
+    for a, b in zip(found[:2], expected[:2], strict=True):
+        # Many samples are inside of [-1, 1], where the solver's cut cannot hide a difference.
+        assert (np.abs(b) < 0.99).sum() > ROWS / 4
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(found[2], expected[2], rtol=1e-4, atol=1e-3)
+    assert np.abs(expected[0] - expected[1][:, 0]).max() > 0.1
+    k = offline_like_count(CONFIG.rho, ROWS)
+    order, number = algorithm.split(found[2])
+    assert number == k
+    np.testing.assert_array_equal(order, split(expected[2], k))
+
+
+def test_split(algorithm):
+    scores = jnp.asarray(np.random.default_rng(4).integers(0, 6, 50), jnp.float32)  # with ties
+    for rho in (0.0, 0.29, 0.5, 1.0):
+        order, k = algorithm._replace(rho=rho).split(scores)
+        assert k == offline_like_count(rho, 50)
+        np.testing.assert_array_equal(order, split(scores, k))
+
+
+def test_a_whole_run_gives_the_packages_scores(tiny, tmp_path, capsys):
+    sizes = {"widths": [16, 8], "support_actions": 4, "batch_size": 16, "solver_steps": 4}
+    config = tiny(seeds=[3], behaviour=sizes | {"precision": "float32"})
+    options = make_options(config)
+    line = [part for k, v in options.items() for part in ("--" + k.replace("_", "-"), str(v))]
+    single = load(**make_constants(config))
+
+    # With initial weights of its own first.
+    scores = single.main(line)
+    text = capsys.readouterr().out
+    before, after = scores
+    assert text == (
+        f"score before fine-tuning: {before:.1f}\nscore after fine-tuning: {after:.1f}\n"
+    )
+    assert single.main(line) == scores
+
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 0), 0)
+    parts = make_parts(config, 2, 2)
+    states = [part.init(k) for part, k in zip(parts, jax.random.split(key, 3), strict=True)]
+    single.StratDiff.init = lambda self, obs_dim, act_dim: make_nets(single, *states)
+    found = single.main(line)
+    result = stratdiff.train(config, tmp_path / "run")
+    expected = [result.scores[when][0] for when in ("before", "after")]
+    print(found, expected, scores)
+    assert found != scores
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_bad_rho_is_one_sentence(capsys):
+    with pytest.raises(SystemExit) as error:
+        load().main(["--rho", "1.5"])
+    assert error.value.code == 2
+    assert "--rho is 1.5; it must be between 0 and 1." in capsys.readouterr().err
