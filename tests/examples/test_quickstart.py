@@ -1,4 +1,4 @@
-"""examples/quickstart.py and the README's Python lines, at tiny size."""
+"""examples/quickstart.py at tiny size; the names and links of the README exist."""
 
 import re
 import runpy

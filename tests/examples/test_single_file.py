@@ -232,7 +232,7 @@ CONFIG = make_config(
         "polyak": 0.1,
         "expectile": 0.6,
         "online_expectile": 0.95,
-        "inverse_temperature": 2.0,
+        "inverse_temperature": 8.0,  # some of the actor's weights are cut at 100
         "max_target_actions": 3,
     },
     behaviour={
@@ -343,10 +343,9 @@ def test_initial_networks_are_like_the_packages():
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         # Both are zero, or uniform or orthogonal of the same size.
         spreads = [float(np.sqrt(np.square(x).mean())) for x in (a, b)]
-        if a.size < 16:
-            assert (spreads[0] == 0) == (spreads[1] == 0)
-        else:
-            assert spreads[0] == pytest.approx(spreads[1], rel=0.3)
+        assert (spreads[0] == 0) == (spreads[1] == 0)
+        if a.size >= 200:  # otherwise the spread of a few numbers is chance
+            assert spreads[0] == pytest.approx(spreads[1], rel=0.1)
     for copy, net in ((ours.target, ours.critic), (ours.ema, ours.behaviour)):
         assert jax.tree.all(jax.tree.map(np.array_equal, copy, net.params))
     other = single.StratDiff(seed=1).init(OBS, ACT)
