@@ -12,13 +12,14 @@ import optax
 import pytest
 
 import stratdiff
-from stratdiff.agents import IQL
+from stratdiff.agents.iql import IQL
 from stratdiff.config import make_config
 from stratdiff.data.batch import Transition
+from stratdiff.diffusion.behaviour import BehaviourModel
 from stratdiff.diffusion.energy import EnergyModel
 from stratdiff.diffusion.sampler import guided
-from stratdiff.diffusion.score import BehaviourModel
-from stratdiff.stratify import guided_alignment, offline_like_count, split
+from stratdiff.scores.guided import guided_alignment
+from stratdiff.splits import offline_like_count, stable_order
 
 FILE = Path(__file__).parents[2] / "examples" / "single_file.py"
 OBS, ACT, BATCH, SUPPORT, ROWS = 3, 2, 8, 4, 64
@@ -33,7 +34,8 @@ MU, NU, COUNT = 0.01, 1e-3, 3
 def make_options(config):
     """The command line of the single file for a config of the package."""
     names = "dataset rho guidance_scale offline_steps behaviour_steps energy_steps online_steps"
-    return {name: getattr(config, name) for name in names.split()} | {"seed": config.seeds[0]}
+    table = config.to_table()
+    return {name: table[name] for name in names.split()} | {"seed": config.seeds[0]}
 
 
 def make_constants(config):
@@ -43,8 +45,8 @@ def make_constants(config):
         assert len(set(values)) == 1
         return values[0]
 
-    iql, behaviour, energy = config.iql, config.behaviour, config.energy
-    assert (config.base, config.method, config.alignment) == ("iql", "stratdiff", "guided")
+    iql, behaviour, energy = config.agent, config.scoring.behaviour, config.scoring.energy
+    assert (config.base, config.score, config.split) == ("iql", "guided", "ratio")
     assert (config.utd, config.offline_fraction, behaviour.time_grid) == (1, 0.5, "lambda")
     sde = BehaviourModel(behaviour, OBS, ACT).sde
     rates = iql.learning_rate, behaviour.learning_rate, energy.learning_rate
@@ -55,7 +57,7 @@ def make_constants(config):
         "EVAL_EPISODES": config.eval_episodes,
         "LEARNING_RATE": shared(*rates),
         "EMA": behaviour.ema,
-        "INVERSE_TEMPERATURE": energy.inverse_temperature,
+        "INVERSE_TEMPERATURE": config.scoring.inverse_temperature,
         "HIDDEN": shared(iql.actor_hidden, iql.critic_hidden),
         "WIDTHS": behaviour.widths,
         "ENERGY_HIDDEN": energy.hidden,
@@ -77,9 +79,10 @@ class Package:
 
     def __init__(self, config, obs_dim=OBS, act_dim=ACT):
         self.config = config
-        self.agent = IQL(config.iql, obs_dim, act_dim, config.offline_steps)
-        self.behaviour = BehaviourModel(config.behaviour, obs_dim, act_dim)
-        self.energy = EnergyModel(config.energy, obs_dim, act_dim)
+        self.options = config.scoring
+        self.agent = IQL(config.agent, obs_dim, act_dim, config.offline_steps)
+        self.behaviour = BehaviourModel(config.scoring.behaviour, obs_dim, act_dim)
+        self.energy = EnergyModel(config.scoring.energy, obs_dim, act_dim)
 
     def init(self, seed):
         """The states that a run with this seed starts with."""
@@ -101,12 +104,13 @@ class Package:
 
     def energy_update(self, states, batch, key):
         q = self.agent.q(states[0], batch["obs"][:, None], batch["support"])
-        new, metrics = self.energy.update(states[2], batch["obs"], batch["support"], q, key)
+        beta_q = self.options.inverse_temperature * q
+        new, metrics = self.energy.update(states[2], batch["obs"], batch["support"], beta_q, key)
         return [*states[:2], new], metrics["energy_loss"]
 
     def guided_actions(self, states, obs, noise):
         net, score = states[2].net, self.behaviour.score(states[1].ema, obs)
-        score = guided(score, lambda a, t: net(obs, a, t), self.config.guidance_scale)
+        score = guided(score, lambda a, t: net(obs, a, t), self.options.guidance_scale)
         return self.behaviour.sample(score, noise)
 
     def support(self, states, obs, keys):
@@ -119,7 +123,7 @@ class Package:
     @staticmethod
     def split(scores, rho):
         k = offline_like_count(rho, len(scores))
-        return split(scores, k), k
+        return stable_order(scores, k), k
 
     @staticmethod
     def run(config, directory):
@@ -172,7 +176,8 @@ def make_nets(single, states):
     agent, behaviour, energy = states
 
     def net(weights, opt, convert):
-        adam = optax.ScaleByAdamState(opt.count, convert(opt.mu), convert(opt.nu))
+        moments = opt[0]
+        adam = optax.ScaleByAdamState(moments.count, convert(moments.mu), convert(moments.nu))
         return single.Net(convert(weights), (adam, optax.EmptyState()))
 
     return single.Nets(
@@ -390,7 +395,7 @@ def test_sampled_actions_and_scores(single, algorithm, states):
     @jax.jit
     def ours(nets):
         noise = jax.random.normal(KEY, action.shape)
-        guided_action = algorithm.sample(nets, obs, noise, CONFIG.guidance_scale)
+        guided_action = algorithm.sample(nets, obs, noise, CONFIG.scoring.guidance_scale)
         noise = jax.vmap(lambda key: jax.random.normal(key, (SUPPORT, ACT)))(keys)
         support = jax.vmap(lambda s, z: algorithm.sample(nets, s, z))(obs, noise)
         rows = single.Batch(obs, action, *[None] * 3)
@@ -403,7 +408,7 @@ def test_sampled_actions_and_scores(single, algorithm, states):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
     np.testing.assert_allclose(found[2], expected[2], rtol=1e-4, atol=1e-3)
     assert np.abs(expected[0] - expected[1][:, 0]).max() > 0.1
-    order, k = PACKAGE.split(expected[2], CONFIG.rho)
+    order, k = PACKAGE.split(expected[2], CONFIG.splitting.rho)
     np.testing.assert_array_equal(algorithm.split(found[2])[0], order)
     assert algorithm.split(found[2])[1] == k
 
