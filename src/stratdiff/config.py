@@ -124,6 +124,11 @@ class Config(RunOptions):
             )
 
     @property
+    def agent_name(self) -> str:
+        """What the base's table of options is called."""
+        return AGENTS.find(self.base).name
+
+    @property
     def run(self) -> RunOptions:
         """The run's own options alone."""
         return RunOptions(**{f.name: getattr(self, f.name) for f in _fields(RunOptions)})
@@ -132,7 +137,7 @@ class Config(RunOptions):
         """All options as one nested table."""
         own = dataclasses.asdict(self.run)
         parts = dataclasses.asdict(self.scoring) | dataclasses.asdict(self.splitting)
-        return own | parts | {AGENTS.find(self.base).name: dataclasses.asdict(self.agent)}
+        return own | parts | {self.agent_name: dataclasses.asdict(self.agent)}
 
     def to_json(self) -> str:
         """All options as JSON text."""
@@ -239,7 +244,7 @@ def config_of(options: dict[str, Any], preset: str = "paper", recipe: str = "") 
     own = {AGENTS.find(base).name: of_agent}
     for changes in (_RECIPES[recipe], own, _PRESETS[preset], options):
         override(table, changes)
-    return _from_table(table, "the options given")
+    return table_to_config(table, "the options given")
 
 
 def read_config(path: str | Path) -> Config:
@@ -248,7 +253,7 @@ def read_config(path: str | Path) -> Config:
     Raises:
         UserError: the file is missing or is not such a config.
     """
-    return _from_table(read_table(path), f"config file {str(path)!r}")
+    return table_to_config(read_table(path), f"config file {str(path)!r}")
 
 
 def read_table(path: str | Path) -> dict[str, Any]:
@@ -303,7 +308,12 @@ def _options_of_parts() -> dict[str, str]:
     return {option: " or ".join(parts) for option, parts in found.items()}
 
 
-def _from_table(table: dict[str, Any], where: str) -> Config:
+def table_to_config(table: dict[str, Any], where: str) -> Config:
+    """The config of a nested table; `where` begins the sentence of an error.
+
+    Raises:
+        UserError: an option is unknown or out of its range.
+    """
     try:
         table, _ = translated(table)
         for name in ("base", "score", "split"):

@@ -1,7 +1,7 @@
 """An experiment: a declared file of tasks × variants × seeds, and the runs that it asks for.
 
 Every cell (task, variant) is one run of all its seeds in a process of its own, in OUT/TASK/VARIANT.
-Cells that would pre-train alike share the offline phases (train/pretrained.py).
+Cells that would pre-train alike share the offline phases (training/shared.py).
 """
 
 import dataclasses
@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stratdiff.config import Config, flat, make_config, override, read_config
+from stratdiff import registry
+from stratdiff.config import Config, config_of, flat_options, override, read_config, table_to_config
 from stratdiff.data.sources import check
 from stratdiff.errors import UserError, nearest
-from stratdiff.training.run import resume, train
+from stratdiff.training.loop import resume, train
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 # What XLA and NumPy's matrix products take their number of threads from.
@@ -112,7 +113,7 @@ def read_spec(path: str | Path) -> list[Cell]:
             if "seeds" in spec:
                 options.setdefault("seeds", spec["seeds"])
             try:
-                config = make_config(spec.get("preset", "paper"), **options)
+                config = config_of(options, spec.get("preset", "paper"))
                 check(config.dataset, config.env)
             except UserError as error:
                 said = str(error).removeprefix("the options given: ")
@@ -175,11 +176,11 @@ def _state(cell: Cell, directory: Path) -> tuple[str, str]:
     if not wanted.env:  # the run wrote down the one that its data names
         wanted = dataclasses.replace(wanted, env=found.env)
     if found != wanted:
-        a, b = (flat(dataclasses.asdict(config)) for config in (found, wanted))
-        key = next(k for k in b if a[k] != b[k])
+        a, b = flat_options(found), flat_options(wanted)
+        key = next(k for k in [*b, *a] if a.get(k) != b.get(k))
         return "other", (
-            f"{str(directory)!r} holds a run with {key} {a[key]!r}, the experiment asks for "
-            f"{b[key]!r}; give another --out, or remove that run."
+            f"{str(directory)!r} holds a run with {key} {a.get(key)!r}, the experiment asks for "
+            f"{b.get(key)!r}; give another --out, or remove that run."
         )
     return ("done" if _summary(directory) else "open"), ""
 
@@ -206,8 +207,8 @@ def _run_apart(cell: Cell, out: Path, cores: int | None = None) -> str:
 
     A process that is killed takes no other cell with it, and leaves no compiled programs behind.
     """
-    job = json.dumps([cell.name, str(out), dataclasses.asdict(cell.config)])
-    command = [sys.executable, "-m", "stratdiff.compare"]
+    job = json.dumps([cell.name, str(out), cell.config.to_table(), registry.trusted()])
+    command = [sys.executable, "-m", "stratdiff.experiments"]
     threads = {} if cores is None else dict.fromkeys(_THREADS, str(cores))
     done = subprocess.run(
         command, input=job, stdout=subprocess.PIPE, text=True, env=os.environ | threads
@@ -249,13 +250,14 @@ def _job() -> int:
     """The process of one cell: the job is on standard input, what went wrong on standard output."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what an environment prints is no answer
-    name, out, options = json.loads(sys.stdin.read())
-    directory, pretrained = Path(out) / name, Path(out) / "pretrained"
+    name, out, options, trusted = json.loads(sys.stdin.read())
+    registry.trust(*trusted)
+    directory, shared = Path(out) / name, Path(out) / "pretrained"
     try:
         if (directory / "config.json").is_file():
-            resume(directory, pretrained=pretrained)
+            resume(directory, shared=shared)
         else:
-            train(make_config(**options), directory, pretrained=pretrained)
+            train(table_to_config(options, name), directory, shared=shared)
     except UserError as error:
         print(error, file=answers)
     except KeyboardInterrupt:

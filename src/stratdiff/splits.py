@@ -6,7 +6,7 @@ only, otherwise an array. A new rule is one class that implements `Split`.
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree

@@ -156,7 +156,7 @@ class CalQL(ActorCritic):
             raise UserError(
                 f"data set {dataset.name!r} has no complete trajectory (no terminal and no "
                 "timeout), so Cal-QL has no return to calibrate with; mark the ends in `timeouts`, "
-                "or give --calql.calibrate False (plain CQL) or --base iql."
+                "or give --calql.no-calibrate (plain CQL) or --base iql."
             )
 
     def init(self, key: PRNGKeyArray) -> CalQLState:

@@ -182,19 +182,17 @@ class Run:
         """Run the phases that are left before the online one; nothing where they are done."""
         p, names = self.position, [phase.name for phase in self.phases]
         done = len(names) if p.phase == "online" else names.index(p.phase)
-        work_left = p.phase != "online" or p.step < self.config.online_steps
+        finished = p.phase == "online" and p.step >= self.config.online_steps
         for i, phase in enumerate(self.phases):
-            if isinstance(phase, StorePhase):
-                later = (q for q in self.phases[i:] if isinstance(q, Phase) and q.steps)
-                if i < done and not (work_left and (any(later) or self.config.online_steps)):
-                    continue
-                if i >= done:
-                    self._begin(phase.name)
-                self._have_stored(phase)
-            elif i >= done:
+            new = i >= done
+            if new:
                 self._begin(phase.name)
-                self._train(phase)
-            if i >= done:
+            if isinstance(phase, Phase):
+                if new:
+                    self._train(phase)
+            elif not finished:
+                self._have_stored(phase)
+            if new:
                 self._checkpoint()
         self._begin("online")
 
@@ -260,6 +258,8 @@ class Run:
 
     def _have_stored(self, phase: StorePhase) -> None:
         """Have what the score stores with the rows of D_off: from the disk, or computed now."""
+        if jax.tree.leaves(self.stored):
+            return
         folder = self._shared.folder(phase) if self._shared else self.directory
         one = jax.tree.map(lambda x: x[0], self.state.learned)
         wanted, structure = jax.tree.flatten(self.setup.stored_shapes(one))

@@ -170,7 +170,8 @@ class Session(Run):
                 f"the run {str(self.directory)!r} has done {self.position.step} of "
                 f"{self.config.online_steps} online steps; go on with act() and observe()."
             )
-        self.pretrain()
+        if self._loop is None:
+            self.pretrain()
         self.save()
         return super().finish()
 

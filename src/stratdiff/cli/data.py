@@ -16,8 +16,8 @@ from stratdiff.data.dataset import Dataset, transition_rows
 from stratdiff.data.made import recipes, store
 from stratdiff.data.tools import convert, info
 from stratdiff.errors import UserError, nearest
-from stratdiff.tasks import find_task, recipe_of, task_of
 from stratdiff.sinks.progress import Reporter
+from stratdiff.tasks import find_task, recipe_of, task_of
 
 USAGE = """\
 usage: stratdiff data COMMAND [options]

@@ -1,0 +1,7 @@
+"""`python -m stratdiff.cli`."""
+
+import sys
+
+from stratdiff.cli import main
+
+sys.exit(main())

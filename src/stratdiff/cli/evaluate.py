@@ -1,0 +1,38 @@
+"""`stratdiff eval`."""
+
+import dataclasses
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from stratdiff.cli.parsing import Trust, parse
+from stratdiff.errors import UserError
+from stratdiff.training.loop import evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class _Eval(Trust):
+    """Run episodes of a run's policies."""
+
+    directory: tyro.conf.Positional[str] = tyro.MISSING
+    """The run directory."""
+    episodes: int = 10
+    """Episodes per policy."""
+    seed: int | None = None
+    """Seed of the episodes; None: those of the run's own evaluations."""
+
+
+def main(args: list[str]) -> int:
+    """Evaluate a run's newest policies."""
+    parsed = parse(_Eval, args, "eval")
+    if parsed.episodes < 1:
+        raise UserError(f"--episodes is {parsed.episodes}; it must be 1 or more.")
+    found = evaluate(parsed.directory, parsed.episodes, parsed.seed)
+    table = Table(title=f"{found['environment']}, {parsed.episodes} episodes")
+    for column in ("seed", "score", "± over episodes", "return"):
+        table.add_column(column, justify="right")
+    for row in zip(*(found[k] for k in ("seeds", "score", "score_std", "return")), strict=True):
+        table.add_row(str(row[0]), *(f"{x:.1f}" for x in row[1:]))
+    Console().print(table)
+    return 0

@@ -1,0 +1,53 @@
+"""What the commands share: parsing, and the table at the end of a run."""
+
+import dataclasses
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from stratdiff import registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Trust:
+    """Of commands that read files which may name code."""
+
+    trust_modules: bool = False
+    """Import every module:Name that a config, an experiment or a data file names."""
+
+
+def parse(kind: Any, args: list[str], command: str, **options: Any) -> Any:
+    """The options of a command; a bad one ends the program with exit code 2.
+
+    A field of the type bool is a switch: `--ray`.
+    """
+    flags = (tyro.conf.FlagCreatePairsOff,)
+    found = tyro.cli(kind, args=args, prog=f"stratdiff {command}", config=flags, **options)
+    if getattr(found, "trust_modules", False):
+        registry.trust("*")
+    return found
+
+
+def show_result(result: Any) -> int:
+    """The small table at the end of a run."""
+    summary, console = result.summary, Console()
+    if summary["score"]:
+        table = Table(title="normalised score" if summary["normalized"] else "return")
+        for column in ("seed", "before", "after"):
+            table.add_column(column, justify="right")
+        before, after = result.scores["before"], result.scores["after"]
+        for seed, b, a in zip(summary["seeds"], before, after, strict=True):
+            table.add_row(str(seed), f"{b:.1f}", f"{a:.1f}")
+        score = summary["score"]
+        table.add_section()
+        table.add_row("mean", *(f"{score[when]['mean']:.1f}" for when in ("before", "after")))
+        console.print(table)
+    data = summary["dataset"]
+    if data["mean_score"] is not None:
+        console.print(f"mean episode of the data: {data['mean_score']:.1f}", highlight=False)
+    total = sum(summary["seconds"].values())
+    console.print(f"{total / 60:.1f} minutes; results in {result.directory}/", highlight=False)
+    console.print("  curves.png  summary.json  metrics.jsonl  policy.safetensors  config.json")
+    return 0
