@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from stratdiff.options import Decay
-from stratdiff.splits import Rows, diagnostics
+from stratdiff.splits import Rows, diagnostics, stable_order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,7 @@ class Threshold:
         """Follow the offline rows' scores, then split; the number of rows is an array."""
         c = self.config
         state = follow(state, score, ~online, c.threshold_decay)
-        limit = threshold(state, c.threshold_deviations)
-        kept = score <= limit
-        order, count = jnp.argsort(~kept, stable=True), kept.sum()
+        count = (score <= threshold(state, c.threshold_deviations)).sum()
         metrics = diagnostics(score, online, count)
-        return state, Rows(order, count), metrics | {"conservative_fraction": count / len(score)}
+        metrics["conservative_fraction"] = count / len(score)
+        return state, Rows(stable_order(score, count), count), metrics
