@@ -26,8 +26,9 @@ from scipy.stats import rankdata, spearmanr
 
 from stratdiff import stratify
 from stratdiff.config import make_config
-from stratdiff.data import d4rl, generate
+from stratdiff.data import hdf5
 from stratdiff.data.dataset import Dataset
+from stratdiff.data.made import recipes, store
 from stratdiff.diffusion.sampler import TimeGrid, guided
 from stratdiff.diffusion.score import BehaviourModel
 from stratdiff.policy import Policy
@@ -125,7 +126,7 @@ class Clock:
 
 def load(sizes: Sizes) -> Dataset:
     """The data set, made on first use."""
-    return d4rl.read(generate.make(DATASET, size=sizes.rows), name=DATASET)
+    return hdf5.read(store.make(DATASET, size=sizes.rows), name=DATASET)
 
 
 def train(sizes: Sizes, data: Dataset, clock: Clock) -> tuple[Learner, TrainState, DeviceData]:
@@ -181,7 +182,7 @@ def train(sizes: Sizes, data: Dataset, clock: Clock) -> tuple[Learner, TrainStat
 
 def online_rows(episodes: int) -> tuple[np.ndarray, np.ndarray]:
     """States and actions of the ladder's last snapshot, acting at random as in the data."""
-    policy = Policy.load(generate.SNAPSHOTS / "halfcheetah.safetensors")[-1:]
+    policy = Policy.load(recipes.SNAPSHOTS / "halfcheetah.safetensors")[-1:]
     env, rng = make_env("HalfCheetah-v4"), np.random.default_rng(2)
     states, actions = [], []
     for episode in range(episodes):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stratdiff.envs.antmaze import HORIZONS, AntMaze
-from stratdiff.envs.antwalk import ACTION_NOISE
-from stratdiff.envs.waypoints import Navigator, actions, features
+from stratdiff.data.made.antwalk import ACTION_NOISE
+from stratdiff.data.made.waypoints import Navigator, actions, features
+from stratdiff.envs.antmaze import AntMaze
+from stratdiff.envs.mazes import HORIZONS
 from stratdiff.policy import Policy
 
 EPISODES = 100

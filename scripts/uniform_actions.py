@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stratdiff.data import d4rl
+from stratdiff.data import hdf5
 from stratdiff.tasks import make_env
 
 
@@ -31,7 +31,7 @@ def main() -> None:
         obs = env.reset()[0] if terminal or timeout else after
     kinds = (np.float32, np.float32, np.float32, bool, bool)
     arrays = {k: np.array(columns[k], kind) for k, kind in zip(keys, kinds, strict=True)}
-    d4rl.write(args.out, arrays, args.env)
+    hdf5.write(args.out, arrays, args.env)
 
 
 if __name__ == "__main__":

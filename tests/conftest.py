@@ -19,8 +19,12 @@ sys.path.insert(0, str(TESTS))
 
 import pointmass
 
+from stratdiff import registry
 from stratdiff.config import make_config
-from stratdiff.data import d4rl
+from stratdiff.data import hdf5
+
+# Tests name their own environments in configs and files.
+registry.trust("*")
 
 TINY = {
     "preset": "demo",
@@ -48,8 +52,15 @@ TINY = {
 @pytest.fixture(scope="session")
 def data_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "clumsy.hdf5"
-    d4rl.write(path, pointmass.make_arrays(episodes=20), pointmass.ENV)
+    hdf5.write(path, pointmass.make_arrays(episodes=20), pointmass.ENV)
     return path
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty folder for made data sets."""
+    monkeypatch.setenv("STRATDIFF_CACHE", str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

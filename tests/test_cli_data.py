@@ -8,8 +8,9 @@ import pytest
 from test_cli import run
 
 from stratdiff.config import make_config
-from stratdiff.data import catalogue, d4rl, generate
+from stratdiff.data import d4rl, hdf5, sources
 from stratdiff.data.dataset import Dataset
+from stratdiff.data.made import store
 from stratdiff.errors import UserError
 from stratdiff.train.run import train
 from stratdiff.train.track import Reporter
@@ -27,16 +28,17 @@ def places(tmp_path, monkeypatch):
 def test_list_names_every_set(capsys):
     code, out, _ = run(capsys, "data", "list")
     assert code == 0
-    for entry in catalogue.entries():
+    for entry in sources.entries():
         assert entry.name in out
-    assert len(catalogue.entries()) > 200
+    assert len(sources.entries()) > 200
 
 
 def test_list_shows_what_is_here(capsys, places):
     arrays = pointmass.make_arrays(episodes=3)
-    entry = catalogue.find("d4rl/hopper-medium-v2")
-    d4rl.write(catalogue.d4rl_target(entry), arrays, "Hopper-v4")
-    catalogue.d4rl_target(catalogue.find("d4rl/hopper-medium-v1")).write_bytes(b"no HDF5")
+    _, entry = sources.locate("d4rl/hopper-medium-v2")
+    hdf5.write(d4rl.target(entry), arrays, "Hopper-v4")
+    _, older = sources.locate("d4rl/hopper-medium-v1")
+    d4rl.target(older).write_bytes(b"no HDF5")
     code, out, _ = run(capsys, "data", "list", "hopper-medium-v")
     lines = {line.split()[0]: line.split() for line in out.splitlines() if "hopper" in line}
     rows = len(arrays["rewards"])
@@ -51,7 +53,7 @@ def test_make_then_use(capsys, places):
         capsys, "data", "make", "stratdiff/hopper-random", "--size", 400, "--jobs", 1
     )
     path = out.split()[0]
-    assert code == 0 and path == str(generate.cached("stratdiff/hopper-random", 400))
+    assert code == 0 and path == str(store.cached("stratdiff/hopper-random", 400))
     assert f"stratdiff train --dataset {path}" in out
     code, out, _ = run(capsys, "data", "info", path, "--json", "--plot", places / "look.png")
     found = json.loads(out)
@@ -68,7 +70,7 @@ def test_convert(capsys, places):
     np.savez(places / "mine.npz", **arrays)
     out = places / "mine.hdf5"
     code, _, _ = run(capsys, "data", "convert", places / "mine.npz", out, "--env", pointmass.ENV)
-    assert code == 0 and d4rl.read(out).env_id == pointmass.ENV
+    assert code == 0 and hdf5.read(out).env_id == pointmass.ENV
     code, _, err = run(capsys, "data", "convert", places / "mine.npz", out)
     assert code == 2 and "already exists" in err
 
@@ -120,7 +122,7 @@ def test_the_recipe_follows_from_the_data():
 
 def test_the_recipe_of_a_file(places):
     path = places / "ant.hdf5"
-    d4rl.write(path, pointmass.make_arrays(episodes=2), "stratdiff/AntMaze-umaze-v2")
+    hdf5.write(path, pointmass.make_arrays(episodes=2), "stratdiff/AntMaze-umaze-v2")
     assert make_config(dataset=str(path)).recipe == "antmaze"
 
 
@@ -168,7 +170,7 @@ def test_newer_mujoco_is_said(places, tiny, monkeypatch):
     monkeypatch.setattr(
         module, "physics_note", lambda env_id, made_with: f"{env_id} of MuJoCo {made_with}"
     )
-    data = dataset(41, (40,), mujoco="99.1")
+    data = dataset(41, (40,), metadata={"mujoco": "99.1"})
     train(
         tiny(offline_steps=20, online_steps=0, method="base", reward_scale=1.0),
         places / "out",
@@ -197,7 +199,7 @@ def test_file_of_another_environment(places, tiny, made_in, env, refused):
         "timeouts": np.arange(40) % 20 == 19,
     }
     path = places / "other.hdf5"
-    d4rl.write(path, arrays, made_in)
+    hdf5.write(path, arrays, made_in)
     config = tiny(dataset=str(path), env=env, offline_steps=20, online_steps=0, method="base")
     if refused:
         with pytest.raises(UserError, match=f"collected in '{made_in}', not in .*'{env}'"):

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from stratdiff import Policy
-from stratdiff.data import d4rl
+from stratdiff.data import hdf5
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own-data.md").read_text()
 BLOCKS = {
@@ -38,7 +38,7 @@ def test_the_page_leads_to_a_policy(tmp_path, monkeypatch, tiny_options, capsys)
     monkeypatch.syspath_prepend(tmp_path)
     try:
         runpy.run_path("record.py")
-        dataset = d4rl.read("reach.hdf5")
+        dataset = hdf5.read("reach.hdf5")
         assert len(dataset) == 6 * 100
         assert len(dataset.episode_returns) == 6
         assert dataset.env_id == "reach:Reach-v0"
@@ -56,7 +56,7 @@ def test_the_page_leads_to_a_policy(tmp_path, monkeypatch, tiny_options, capsys)
         assert -400 < act["total"] < 0
 
         runpy.run_path("arrays.py")
-        assert len(d4rl.read("arrays.hdf5")) == 150
+        assert len(hdf5.read("arrays.hdf5")) == 150
     finally:
         sys.modules.pop("reach", None)
         gymnasium.registry.pop("Reach-v0", None)
@@ -77,7 +77,7 @@ def test_the_pages_controller_is_better_than_chance(tmp_path, monkeypatch):
             text = replaced(text, '"reach.hdf5"', f'"{name}.hdf5"')
             (tmp_path / f"{name}.py").write_text(text)
             runpy.run_path(f"{name}.py")
-            returns[name] = d4rl.read(f"{name}.hdf5").episode_returns
+            returns[name] = hdf5.read(f"{name}.hdf5").episode_returns
     finally:
         sys.modules.pop("reach", None)
         gymnasium.registry.pop("Reach-v0", None)

@@ -5,8 +5,21 @@ import numpy as np
 import pointmass
 import pytest
 
+from stratdiff import registry
+from stratdiff.data.dataset import from_arrays
 from stratdiff.errors import UserError
-from stratdiff.tasks import Task, find_task, make_env, physics_note, version_note
+from stratdiff.tasks import (
+    Task,
+    facts,
+    find_task,
+    make_env,
+    physics_note,
+    related,
+    task_of,
+    task_of_env,
+    version_note,
+    wrap_env,
+)
 
 
 @pytest.mark.parametrize(
@@ -161,3 +174,58 @@ def test_dictionaries_are_flattened(sizes, expected):
         assert env.observation_space.shape == expected.shape
     finally:
         del gymnasium.registry["Dicts-v0"]
+
+
+def test_module_that_only_a_file_names(monkeypatch):
+    monkeypatch.setattr(registry, "_trusted", set())
+    with pytest.raises(UserError, match=f"'{pointmass.ENV}' is code that a file names as --env"):
+        find_task(pointmass.ENV)
+    assert find_task("Hopper-v4").obs_dim == 11  # not a module: always
+    registry.trust(pointmass.ENV)
+    assert find_task(pointmass.ENV).obs_dim == 2
+
+
+def test_environment_objects_and_factories():
+    plain = pointmass.PointMass()
+    assert wrap_env(plain) is plain and make_env(plain) is plain
+    assert isinstance(make_env(pointmass.PointMass), pointmass.PointMass)
+    task = task_of_env(plain)
+    assert (task.env_id, task.obs_dim, task.action_dim, task.horizon) == ("", 2, 2, None)
+    pendulum = make_env(lambda: gymnasium.make("Pendulum-v1"))
+    assert (pendulum.action_space.low, pendulum.action_space.high) == (-1, 1)
+    assert task_of_env(pendulum) == find_task("Pendulum-v1")
+    hopper = wrap_env(gymnasium.make("Hopper-v4"))
+    assert task_of_env(hopper) == find_task("Hopper-v4")
+    assert task_of_env(hopper, "mine:Hopper-v0").reference_returns is None
+    with pytest.raises(UserError, match="flat Box"):
+        wrap_env(gymnasium.make("CartPole-v1"))
+
+
+def test_task_without_an_environment():
+    data = from_arrays("mine", pointmass.make_arrays(episodes=2))
+    assert task_of(data) == Task("", 2, 2)
+    assert task_of(data).score(-3.5) == -3.5 and task_of(data).longest_trajectory is None
+    known = task_of(data, "Hopper-v4")
+    assert known.reference_returns == (-20.272305, 3234.3) and known.horizon is None
+
+
+def test_what_a_name_implies():
+    assert facts("Walker2d-v5") == facts("Walker2d-v4") and facts("Walker2d-v4").maze is None
+    maze = facts("stratdiff/AntMaze-eval-large-v2")
+    assert (maze.maze, maze.recipe, maze.reference_returns) == ("eval-large", "antmaze", (0, 1))
+    assert facts("mine:Hopper-v4") == facts("Mine-v0") == facts("")
+    assert related("Hopper-v4") == ["Hopper-v5", "Hopper-v3", "Hopper-v2"]
+    assert related(pointmass.ENV) == []
+    others = related("stratdiff/AntMaze-large-v2")
+    assert len(others) == 5 and "stratdiff/AntMaze-eval-large-v2" in others
+
+
+def test_repr_is_one_line():
+    assert repr(find_task("Hopper-v4")) == (
+        "Task('Hopper-v4': 11 observations, 3 actions, at most 1000 steps, recipe locomotion)"
+    )
+    data = from_arrays("mine", pointmass.make_arrays(episodes=2))
+    assert repr(data) == (
+        "Dataset('mine': 80 rows, 78 transitions, 2 episodes, 2 observations, 2 actions, from an "
+        "unnamed environment)"
+    )

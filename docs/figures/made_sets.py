@@ -7,7 +7,8 @@ import sys
 import time
 
 from stratdiff import load_dataset
-from stratdiff.data import generate, info
+from stratdiff.data.made import recipes, store
+from stratdiff.data.tools import info
 from stratdiff.policy import Policy
 from stratdiff.tasks import find_task
 
@@ -17,12 +18,12 @@ def main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     print("| name | rows | episodes | score: mean (lowest to highest) | shift | spread | seconds |")
     print("|---|---|---|---|---|---|---|")
-    for name, recipe in generate.RECIPES.items():
+    for name, recipe in recipes.RECIPES.items():
         if word not in name:
             continue
         start = time.perf_counter()
-        made = not generate.cached(name).is_file()
-        generate.make(name)
+        made = not store.cached(name).is_file()
+        store.make(name)
         seconds = f"{time.perf_counter() - start:.0f}" if made else ""
         dataset = load_dataset(name)
         found = info.describe(dataset, find_task(recipe.env_id))
@@ -33,7 +34,7 @@ def main() -> None:
         cells = [f"`{name}`", f"{found.rows:,}", f"{found.episodes:,}", scores, shift, spread]
         print("|", " | ".join([*cells, seconds]), "|", flush=True)
     for family in ("halfcheetah", "hopper", "walker2d", "ant"):
-        about = Policy.load(generate.SNAPSHOTS / f"{family}.safetensors").metadata
+        about = Policy.load(recipes.SNAPSHOTS / f"{family}.safetensors").metadata
         print(f"\n{family}: {about}")
 
 

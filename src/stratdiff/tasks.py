@@ -9,6 +9,7 @@ from typing import Literal
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 
 from stratdiff import registry
 from stratdiff.data.dataset import Dataset
@@ -154,9 +155,7 @@ def observation_parts(shapes: dict[str, tuple[int, ...] | None]) -> list[str] | 
     return ["achieved_goal", "observation"] if shapes == _ROBOTICS_ANTMAZE else None
 
 
-def make_env(
-    env: str | gymnasium.Env | Callable[[], gymnasium.Env],
-) -> gymnasium.Env:
+def make_env(env: str | gymnasium.Env | Callable[[], gymnasium.Env]) -> gymnasium.Env:
     """An environment by its id, from a factory, or given: see `wrap_env`.
 
     Raises:
@@ -189,29 +188,51 @@ def wrap_env(env: gymnasium.Env, env_id: str = "") -> gymnasium.Env:
     environment that needs no change is returned as it is.
 
     Raises:
-        UserError: its spaces are not flat boxes.
+        UserError: its spaces are not flat boxes, or actions have no bounds.
     """
     if isinstance(env.observation_space, gymnasium.spaces.Dict):
         keys = observation_parts({key: space.shape for key, space in env.observation_space.items()})
         if keys:
             env = gymnasium.wrappers.FilterObservation(env, keys)
         env = gymnasium.wrappers.FlattenObservation(env)
-    obs, action = env.observation_space, env.action_space
-    for space, what in ((obs, "observation"), (action, "action")):
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            raise UserError(
-                f"environment {env_id or _id(env)!r} has the {what} space {space}; a flat Box is "
-                "needed, so wrap the environment (gymnasium.wrappers.FlattenObservation) and "
-                "register it."
-            )
-    assert isinstance(action, gymnasium.spaces.Box)
+    where = f"environment {env_id or (env.spec.id if env.spec else str(env))!r}"
+    obs = env.observation_space
+    if not isinstance(obs, Box) or len(obs.shape) != 1:
+        raise UserError(
+            f"{where} has the observation space {obs}; a flat Box is needed, so wrap the "
+            "environment (gymnasium.wrappers.FlattenObservation) and register it."
+        )
+    action = check_actions(env.action_space, where)
     if (action.low != -1).any() or (action.high != 1).any():
         env = gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
     return env
 
 
-def _id(env: gymnasium.Env) -> str:
-    return env.spec.id if env.spec else str(env)
+def check_actions(space: gymnasium.Space, where: str) -> Box:
+    """The space, if it is a flat Box with finite bounds.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not isinstance(space, Box) or len(space.shape) != 1 or space.dtype.kind != "f":
+        raise UserError(
+            f"{where} has the action space {space}; a flat Box of real numbers is needed, so "
+            "choose one with continuous actions."
+        )
+    if not (np.isfinite(space.low) & np.isfinite(space.high) & (space.low < space.high)).all():
+        raise UserError(
+            f"{where} has the action space {space}; bounds that are finite and not equal are "
+            "needed to scale actions to [-1, 1], so give the environment such bounds."
+        )
+    return space
+
+
+def unit_actions(actions: np.ndarray, space: Box) -> np.ndarray:
+    """Actions (..., A) within the bounds of `space`, scaled to [-1, 1], as float32."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    if (low == -1).all() and (high == 1).all():
+        return actions.astype(np.float32)
+    return (2 * (actions.astype(np.float64) - low) / (high - low) - 1).astype(np.float32)
 
 
 def find_task(env_id: str) -> Task:
@@ -228,16 +249,10 @@ def find_task(env_id: str) -> Task:
 
 def task_of_env(env: gymnasium.Env, env_id: str = "") -> Task:
     """The task record of an environment from `wrap_env`; `env_id` empty: that of its spec."""
-    spec = env.spec
-    env_id = env_id or (spec.id if spec else "")
-    return Task(
-        env_id=env_id,
-        obs_dim=env.observation_space.shape[0],  # type: ignore[index]
-        action_dim=env.action_space.shape[0],  # type: ignore[index]
-        horizon=spec.max_episode_steps if spec else None,
-        reference_returns=facts(env_id).reference_returns,
-        recipe=facts(env_id).recipe,
-    )
+    spec, sizes = env.spec, (env.observation_space.shape, env.action_space.shape)
+    (obs_dim,), (action_dim,) = sizes  # type: ignore[misc]
+    horizon = spec.max_episode_steps if spec else None
+    return _task(env_id or (spec.id if spec else ""), obs_dim, action_dim, horizon)
 
 
 def task_of(dataset: Dataset, env_id: str = "") -> Task:
@@ -245,10 +260,9 @@ def task_of(dataset: Dataset, env_id: str = "") -> Task:
 
     Reference returns and recipe are those that `env_id` implies: empty, none and locomotion.
     """
-    return Task(
-        env_id=env_id,
-        obs_dim=dataset.observations.shape[1],
-        action_dim=dataset.actions.shape[1],
-        reference_returns=facts(env_id).reference_returns,
-        recipe=facts(env_id).recipe,
-    )
+    return _task(env_id, dataset.observations.shape[1], dataset.actions.shape[1], None)
+
+
+def _task(env_id: str, obs_dim: int, action_dim: int, horizon: int | None) -> Task:
+    known = facts(env_id)
+    return Task(env_id, obs_dim, action_dim, horizon, known.reference_returns, known.recipe)

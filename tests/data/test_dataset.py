@@ -245,7 +245,7 @@ def test_fingerprint_depends_on_every_array_and_on_nothing_else():
     same = {
         f.name: getattr(dataset, f.name).copy()
         for f in dataclasses.fields(dataset)
-        if f.name not in ("name", "env_id", "mujoco")
+        if f.name not in ("name", "env_id", "metadata")
     }
     renamed = make_dataset(name="other", env_id="Hopper-v4", **same)
     assert renamed.fingerprint == dataset.fingerprint

@@ -1,44 +1,25 @@
 """Minari data sets, recorded here with Minari itself, against Minari's own episodes."""
 
 import sys
-import warnings
 
 import gymnasium
 import minari as minari_package
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
+from logged import NestedLike, Walk, assert_same_transitions, minari_transitions, record
 
-from stratdiff.data import minari
 from stratdiff.data.dataset import returns_to_go
+from stratdiff.data.minari import Minari
+from stratdiff.data.sources import Entry
 from stratdiff.errors import UserError
 
 # Minari's collector leaves its folder of temporary files to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up")
 
 
-class Walk(gymnasium.Env):
-    """A random walk; which episode ends how, and what is observed, is up to the test."""
-
-    observation_space: gymnasium.Space = Box(-np.inf, np.inf, (3,), np.float64)
-    action_space: gymnasium.Space = Box(-1.0, 1.0, (2,), np.float32)
-
-    def __init__(self, terminal_at=()):
-        self.terminal_at = list(terminal_at)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        self.last = self.terminal_at.pop(0) if self.terminal_at else None
-        return self.observe(), {}
-
-    def observe(self):
-        return self.observation_space.sample()
-
-    def step(self, action):
-        self.steps += 1
-        reward = float(self.np_random.normal())
-        return self.observe(), reward, self.steps == self.last, False, {}
+def load(name, progress=None):
+    return Minari("minari/").load(Entry(name), progress=progress)
 
 
 @pytest.fixture(autouse=True)
@@ -46,53 +27,6 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path / "store"
-
-
-def record(env, lengths, name="own/walk-v0", data_format="hdf5"):
-    """One episode per entry of `lengths`, cut off there unless the environment ends it."""
-    collector = minari_package.DataCollector(env, data_format=data_format)
-    env.observation_space.seed(0)
-    env.action_space.seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for i, length in enumerate(lengths):
-            collector.reset(seed=i)
-            for _ in range(length):
-                _, _, terminated, truncated, _ = collector.step(collector.action_space.sample())
-                if terminated or truncated:
-                    break
-        collector.create_dataset(name)
-        collector.close()
-    return minari_package.load_dataset(name)
-
-
-def minari_transitions(source, to_flat=lambda obs, t: obs[t]):
-    """Every step of every episode, by a loop: (s, a, r, s', terminal)."""
-    return [
-        (
-            np.asarray(to_flat(e.observations, t), np.float32),
-            np.asarray(e.actions[t], np.float32),
-            np.float32(e.rewards[t]),
-            np.asarray(to_flat(e.observations, t + 1), np.float32),
-            bool(e.terminations[t]),
-        )
-        for e in source
-        for t in range(len(e.rewards))
-    ]
-
-
-def assert_same_transitions(dataset, expected):
-    """Next observations are compared where they are used: not after a terminal."""
-    assert len(dataset) == len(expected)
-    for row, (obs, action, reward, next_obs, terminal) in zip(
-        dataset.transitions, expected, strict=True
-    ):
-        np.testing.assert_array_equal(dataset.observations[row], obs)
-        np.testing.assert_array_equal(dataset.actions[row], action)
-        assert dataset.rewards[row] == reward
-        assert dataset.terminals[row] == terminal
-        if not terminal:
-            np.testing.assert_array_equal(dataset.observations[row + 1], next_obs)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +39,7 @@ def assert_same_transitions(dataset, expected):
 )
 def test_every_step_is_a_transition(terminal_at, lengths):
     source = record(Walk(terminal_at), lengths)
-    dataset = minari.load("minari/own/walk-v0")
+    dataset = load("minari/own/walk-v0")
     assert_same_transitions(dataset, minari_transitions(source))
     assert dataset.name == "minari/own/walk-v0"
     assert dataset.env_id is None
@@ -128,7 +62,7 @@ def test_environment_of_the_set():
         gymnasium.register("MinariPoint-v0", "pointmass:PointMass", max_episode_steps=10)
     source = record(gymnasium.make("MinariPoint-v0"), (20, 20), "point/random-v3")
     calls = []
-    dataset = minari.load("minari/point/random-v3", lambda *call: calls.append(call))
+    dataset = load("minari/point/random-v3", lambda *call: calls.append(call))
     assert dataset.env_id == "MinariPoint-v0"
     assert len(dataset) == 20
     assert not dataset.terminals.any()
@@ -147,18 +81,11 @@ class AntMazeLike(Walk):
 
 def test_antmaze_has_d4rls_order():
     source = record(AntMazeLike((None, 2)), (3, 5))
-    dataset = minari.load("minari/own/walk-v0")
+    dataset = load("minari/own/walk-v0")
     assert dataset.observations.shape[1] == 29
     assert_same_transitions(
         dataset,
         minari_transitions(source, lambda o, t: [*o["achieved_goal"][t], *o["observation"][t]]),
-    )
-
-
-class NestedLike(Walk):
-    observation_space = Dict(
-        z=Box(-1, 1, (2, 2), np.float64),
-        a=Dict(y=Box(-1, 1, (1,), np.float32), b=Box(-1, 1, (), np.float32)),
     )
 
 
@@ -170,7 +97,7 @@ def test_other_dicts_are_flat_in_gymnasiums_order():
         one = {"z": o["z"][t], "a": {"y": o["a"]["y"][t], "b": o["a"]["b"][t]}}
         return gymnasium.spaces.flatten(env.observation_space, one)
 
-    dataset = minari.load("minari/own/walk-v0")
+    dataset = load("minari/own/walk-v0")
     assert dataset.observations.shape[1] == 6
     assert_same_transitions(dataset, minari_transitions(source, to_flat))
 
@@ -181,7 +108,7 @@ class Scaled(Walk):
 
 def test_actions_are_scaled_from_the_bounds():
     source = record(Scaled(), (50,))
-    dataset = minari.load("minari/own/walk-v0")
+    dataset = load("minari/own/walk-v0")
     raw = np.concatenate([e.actions for e in source])
     # Gymnasium's wrapper leads back to what was stored.
     scale = gymnasium.wrappers.RescaleAction(Scaled(), np.float32(-1), np.float32(1))
@@ -196,7 +123,7 @@ def test_actions_are_scaled_from_the_bounds():
 
 def refused(name, *words):
     with pytest.raises(UserError) as caught:
-        minari.load(name)
+        load(name)
     message = str(caught.value)
     for word in (name, *words):
         assert word in message, (word, message)
@@ -224,10 +151,10 @@ def test_neither_local_nor_downloaded(store, monkeypatch):
 
 def test_downloads_what_is_not_local(monkeypatch):
     monkeypatch.setattr(minari_package, "download_dataset", lambda name: record(Walk(), (4,), name))
-    assert len(minari.load("minari/far/walk-v1")) == 4
+    assert len(load("minari/far/walk-v1")) == 4
     # Then it is local.
     monkeypatch.setattr(minari_package, "download_dataset", None)
-    assert len(minari.load("minari/far/walk-v1")) == 4
+    assert len(load("minari/far/walk-v1")) == 4
 
 
 def test_extra_not_installed(monkeypatch):

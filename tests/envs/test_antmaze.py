@@ -1,27 +1,17 @@
-"""AntMaze against ogbench's ant (bit for bit), the reference file's facts and D4RL's own policy."""
+"""AntMaze against ogbench's ant (bit for bit) and D4RL's own policy."""
 
-import json
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 
-from stratdiff.envs.antmaze import HORIZONS, MAZES, AntMaze, cell_xy, cells, walls, xy_cell
-from stratdiff.envs.waypoints import Navigator
+from stratdiff.data.made.waypoints import Navigator
+from stratdiff.envs.antmaze import AntMaze
+from stratdiff.envs.mazes import HORIZONS, cell_xy, cells, walls
 from stratdiff.tasks import find_task, make_env
 
-SHARED = Path(__file__).parents[3] / "shared"
-REFERENCE = SHARED / "reference" / "d4rl_reference.json"
-POLICY = SHARED / "data" / "ant_goal_policy.npz"
-NAMES = {
-    "umaze": "U_MAZE",
-    "medium": "BIG_MAZE",
-    "large": "HARDEST_MAZE",
-    "eval-umaze": "U_MAZE_EVAL",
-    "eval-medium": "BIG_MAZE_EVAL",
-    "eval-large": "HARDEST_MAZE_EVAL",
-}
+POLICY = Path(__file__).parents[3] / "shared" / "data" / "ant_goal_policy.npz"
 
 
 @pytest.mark.parametrize("maze", ["medium", "large"])
@@ -46,25 +36,6 @@ def test_same_states_as_ogbench_bit_for_bit(maze, seed):
         np.testing.assert_array_equal(state, expected)
         contacts += ours.data.ncon
     assert contacts > 200
-
-
-@pytest.mark.skipif(not REFERENCE.is_file(), reason="the checkout has no shared folder")
-@pytest.mark.parametrize("maze", MAZES)
-def test_mazes_are_those_of_the_reference(maze):
-    grids = json.loads(REFERENCE.read_text())["mazes"]
-    collect, evaluate = (np.array(grids[NAMES[maze] + end], str) for end in ("", "_TEST"))
-    np.testing.assert_array_equal(walls(maze), collect == "1")
-    np.testing.assert_array_equal(walls(maze), evaluate == "1")
-    for marks, grid, mark in (("gG", collect, "g"), ("eG", evaluate, "g"), ("r", collect, "r")):
-        np.testing.assert_array_equal(cells(maze, marks), np.argwhere(grid == mark))
-
-
-def test_coordinates_by_hand():
-    # Large: start at (row 1, column 1) is the origin, the evaluation goal at (7, 9).
-    np.testing.assert_array_equal(cell_xy("large", np.array([7, 9])), [32, 24])
-    np.testing.assert_array_equal(cell_xy("eval-umaze", np.array([3, 3])), [0, 8])
-    np.testing.assert_array_equal(xy_cell("large", np.array([33.9, 22.1])), [7, 9])
-    np.testing.assert_array_equal(xy_cell("large", np.array([-1.9, 1.9])), [1, 1])
 
 
 @pytest.mark.parametrize(("maze", "horizon"), [("umaze", 700), ("medium", 1000), ("large", 1000)])

@@ -16,7 +16,7 @@ import pytest
 
 import stratdiff
 from stratdiff.config import make_config
-from stratdiff.data import d4rl
+from stratdiff.data import hdf5
 from stratdiff.data.lock import alone
 from stratdiff.errors import TrainingDiverged, UserError
 from stratdiff.train.track import Reporter, read_metrics
@@ -287,7 +287,7 @@ def test_resuming_with_other_data_is_refused(small_run, tmp_path, data_file):
     shutil.copytree(small_run.directory, copy)
     config = json.loads((copy / "config.json").read_text())
     other = tmp_path / "other.hdf5"
-    d4rl.write(other, pointmass.make_arrays(episodes=20, seed=1), pointmass.ENV)
+    hdf5.write(other, pointmass.make_arrays(episodes=20, seed=1), pointmass.ENV)
     (copy / "config.json").write_text(json.dumps(config | {"dataset": str(other)}))
     with pytest.raises(UserError, match=r"other\.hdf5.*is not the one that the run"):
         stratdiff.resume(copy, reporter=QUIET)

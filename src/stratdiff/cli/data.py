@@ -1,14 +1,15 @@
 """The `stratdiff data` commands."""
 
-import dataclasses
-import json
+import contextlib
+from collections.abc import Callable, Iterator
+from json import dumps
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import Positional
 
 from stratdiff import registry
 from stratdiff.data import hdf5, sources
@@ -33,89 +34,32 @@ NAME is a name from the list, the path of an HDF5 file, or module:Class/NAME of 
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class _List:
-    """Every data set known by name."""
-
-    word: tyro.conf.Positional[str] = ""
-    """Only names that hold this."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Make:
-    """Make a stratdiff/... set from the shipped policies; the same bits on every run."""
-
-    name: tyro.conf.Positional[str]
-    """Its name in `stratdiff data list`."""
-    size: int | None = None
-    """Rows; None: as many as D4RL's set has."""
-    seed: int = 0
-    """Seed of all randomness."""
-    jobs: int | None = None
-    """Processes; None: one a core. The data do not depend on it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Info:
-    """What is in a data set: returns, scores, ends, states, distance to D4RL's own."""
-
-    name: tyro.conf.Positional[str]
-    """A name from the list, or the path of an HDF5 file."""
-    env: str = ""
-    """Gymnasium id of the environment; empty: the one the data set names."""
-    plot: str = ""
-    """Draw returns, scores along the set and visited states into this file (.png, .svg)."""
-    json: bool = False
-    """Print JSON instead of tables."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Check:
-    """Does the environment's physics match the data? Replays single steps."""
-
-    file: tyro.conf.Positional[str]
-    """The path of an HDF5 file, or a name from the list."""
-    env: str = ""
-    """Gymnasium id of the environment; empty: the one the file names."""
-    rows: int = 2000
-    """Steps to replay."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Convert:
-    """Write this package's HDF5 from a Minari set, an .npz file or a Recorder's log."""
-
-    source: tyro.conf.Positional[str]
-    """minari/ID (or a name of your own source), FILE.npz or FILE.partial."""
-    out: tyro.conf.Positional[str]
-    """The HDF5 file to write."""
-    env: str = ""
-    """Gymnasium id of the environment; empty: the one the source names."""
-
-
-class _Bar:
+@contextlib.contextmanager
+def _bar(name: str) -> Iterator[sources.Progress]:
     """A progress callback; for downloads and for making data."""
+    reporter = Reporter()
 
-    def __init__(self, name: str) -> None:
-        self._name, self._reporter = name, Reporter()
+    def show(done: int, total: int) -> None:
+        reporter.begin(name, total)
+        reporter.update(done)
 
-    def __call__(self, done: int, total: int) -> None:
-        self._reporter.begin(self._name, total)
-        self._reporter.update(done)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._reporter.end()
+    try:
+        yield show
+    finally:
+        reporter.end()
 
 
-def _list(options: _List) -> None:
+def _list(word: Positional[str] = "") -> None:
+    """Every data set known by name.
+
+    Args:
+        word: Only names that hold this.
+    """
     known = sources.entries()
-    entries = [entry for entry in known if options.word in entry.name]
+    entries = [entry for entry in known if word in entry.name]
     if not entries:
-        near = nearest(options.word, [entry.name for entry in known])
-        raise UserError(f"no data set's name holds {options.word!r}; nearest: {near}.")
+        near = nearest(word, [entry.name for entry in known])
+        raise UserError(f"no data set's name holds {word!r}; nearest: {near}.")
     table = Table(box=None, pad_edge=False, caption=_LEGEND, caption_justify="left")
     for column in ("name", "environment"):
         table.add_column(column, overflow="fold")
@@ -166,65 +110,94 @@ def _returns(path: Path, entry: sources.Entry) -> tuple[np.ndarray, int]:
     return dataset.episodes(sparse=recipe_of(entry.env_id or "") == "antmaze")[1], len(ends)
 
 
-def _make(options: _Make) -> None:
-    with _Bar("rows") as bar:
-        path = store.make(options.name, options.size, options.seed, bar, options.jobs)
-    recipe = recipes.find(options.name)
-    standard = options.size in (None, recipe.rows) and options.seed == 0
+def _make(
+    name: Positional[str], size: int | None = None, seed: int = 0, jobs: int | None = None
+) -> None:
+    """Make a stratdiff/... set from the shipped policies; the same bits on every run.
+
+    Args:
+        name: Its name in `stratdiff data list`.
+        size: Rows; None: as many as D4RL's set has.
+        seed: Seed of all randomness.
+        jobs: Processes; None: one a core. The data do not depend on it.
+    """
+    with _bar("rows") as bar:
+        path = store.make(name, size, seed, bar, jobs)
+    standard = size in (None, recipes.find(name).rows) and seed == 0
     console = Console()
     console.print(f"{path}", highlight=False, soft_wrap=True)
-    use = options.name if standard else str(path)
+    use = name if standard else str(path)
     console.print(f"stratdiff train --dataset {use}", highlight=False, soft_wrap=True)
 
 
 def _load(name: str, env: str) -> Dataset:
-    with _Bar("data") as bar:
+    with _bar("data") as bar:
         return sources.load_dataset(name, env, bar)
 
 
-def _info(options: _Info) -> None:
-    dataset = _load(options.name, options.env)
+def _info(name: Positional[str], env: str = "", plot: str = "", json: bool = False) -> None:
+    """What is in a data set: returns, scores, ends, states, distance to D4RL's own.
+
+    Args:
+        name: A name from the list, or the path of an HDF5 file.
+        env: Gymnasium id of the environment; empty: the one the data set names.
+        plot: Draw returns, scores along the set and visited states into this file (.png, .svg).
+        json: Print JSON instead of tables.
+    """
+    dataset = _load(name, env)
     # The environment itself is not needed, so one that only the file names is not made.
-    task = find_task(options.env) if options.env else task_of(dataset, dataset.env_id or "")
+    task = find_task(env) if env else task_of(dataset, dataset.env_id or "")
     found = info.describe(dataset, task)
-    if options.json:
-        print(json.dumps(info.to_dict(found), indent=2))
+    if json:
+        print(dumps(info.to_dict(found), indent=2))
     else:
         Console().print(info.table(found))
-    if options.plot:
-        from stratdiff.data.tools.plot import plot  # it loads Matplotlib
+    if plot:
+        from stratdiff.data.tools import plot as picture  # it loads Matplotlib
 
-        plot(dataset, task, options.plot)
+        picture.plot(dataset, task, plot)
 
 
-def _check(options: _Check) -> None:
+def _check(file: Positional[str], env: str = "", rows: int = 2000) -> None:
+    """Does the environment's physics match the data? Replays single steps.
+
+    Args:
+        file: The path of an HDF5 file, or a name from the list.
+        env: Gymnasium id of the environment; empty: the one the file names.
+        rows: Steps to replay.
+    """
     from stratdiff.data.tools import check, verdict  # they load the simulator
 
-    source, entry = sources.locate(options.file)
+    source, entry = sources.locate(file)
     if not source.keeps_hdf5:
         raise UserError(
-            f"{options.file!r} is no file; write one first: stratdiff data convert "
-            f"{options.file} OUT.hdf5."
+            f"{file!r} is no file; write one first: stratdiff data convert {file} OUT.hdf5."
         )
     if source.local(entry) is None:
-        _load(options.file, options.env)
+        _load(file, env)
     path = source.local(entry)
     assert path is not None
-    env = options.env or entry.env_id or ""
-    Console().print(verdict.table(check.check(path, env, options.rows)))
+    Console().print(verdict.table(check.check(path, env or entry.env_id or "", rows)))
 
 
-def _convert(options: _Convert) -> None:
-    convert.convert(options.source, options.out, options.env)
-    print(options.out)
+def _convert(source: Positional[str], out: Positional[str], env: str = "") -> None:
+    """Write this package's HDF5 from a Minari set, an .npz file or a Recorder's log.
+
+    Args:
+        source: minari/ID (or a name of your own source), FILE.npz or FILE.partial.
+        out: The HDF5 file to write.
+        env: Gymnasium id of the environment; empty: the one the source names.
+    """
+    convert.convert(source, out, env)
+    print(out)
 
 
-_COMMANDS: dict[str, tuple[Any, Any]] = {
-    "list": (_List, _list),
-    "make": (_Make, _make),
-    "info": (_Info, _info),
-    "check": (_Check, _check),
-    "convert": (_Convert, _convert),
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "list": _list,
+    "make": _make,
+    "info": _info,
+    "check": _check,
+    "convert": _convert,
 }
 
 
@@ -237,9 +210,7 @@ def main(args: list[str]) -> int:
         raise UserError(
             f"unknown command 'data {args[0]}'; use one of {', '.join(_COMMANDS)} after `data`."
         )
-    kind, run = _COMMANDS[args[0]]
-    options = tyro.cli(kind, args=args[1:], prog=f"stratdiff data {args[0]}")
     # What stands on the command line may be imported.
-    registry.trust(*(value for value in vars(options).values() if isinstance(value, str)))
-    run(options)
+    registry.trust(*args, *(word.partition("=")[2] for word in args))
+    tyro.cli(_COMMANDS[args[0]], args=args[1:], prog=f"stratdiff data {args[0]}")
     return 0

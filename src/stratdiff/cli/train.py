@@ -109,7 +109,7 @@ def _parse(args: list[str]) -> tuple[_Start, Config]:
                 f"{option} is an option of {where}, and this run has --base {default.base} "
                 f"--score {default.score} --split {default.split}; leave it out, or choose that."
             )
-    parsed = tyro.cli(kind, args=args, prog="stratdiff train")
+    parsed: Any = tyro.cli(kind, args=args, prog="stratdiff train")
     config = Config(
         **{f.name: getattr(parsed.run, f.name) for f in dataclasses.fields(RunOptions)},
         agent=getattr(parsed, agent_name),

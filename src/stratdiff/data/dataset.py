@@ -6,30 +6,22 @@ Sets may fill most of the memory, so what is computed of all rows is computed bl
 import dataclasses
 import functools
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from stratdiff.cpu import aligned_empty
 from stratdiff.errors import UserError
 
+REQUIRED = ("observations", "actions", "rewards", "terminals")
+"""The arrays that a data set needs; with `timeouts`, it also knows where episodes were cut off."""
 BLOCK = 65_536
-_ALIGNMENT = 64
 
 
 def blocks(rows: int) -> Iterator[slice]:
     """The rows 0 to `rows` - 1 in slices of at most `BLOCK`."""
     return (slice(first, min(first + BLOCK, rows)) for first in range(0, rows, BLOCK))
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """`np.empty` at an address that JAX's CPU backend needs to use an array without a copy."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -75,7 +67,7 @@ class Dataset:
         digest = hashlib.sha256()
         for field in ("observations", "actions", "rewards", "terminals", "ends", "transitions"):
             array = getattr(self, field)
-            # Row numbers are hashed as int64, whatever they are kept in.
+            # Row numbers are hashed as int64 whatever integer type holds them.
             dtype = np.dtype(np.int64) if field == "transitions" else array.dtype
             digest.update(f"{field}{dtype}{array.shape}".encode())
             for part in blocks(len(array)):
@@ -98,7 +90,7 @@ class Dataset:
         """
         stops = np.flatnonzero(self.ends)
         if sparse:
-            # D4RL's rule drops these rows, no others.
+            # The rows that D4RL's rule drops are the time limits.
             limits = stops[~np.isin(stops, self.transitions)]
             stops = limits if len(limits) else stops
         total = np.zeros(len(self.rewards) + 1)
@@ -146,7 +138,7 @@ def returns_to_go(
     stops = np.flatnonzero(ends)
     starts = np.concatenate([[0], stops[:-1] + 1]) if len(stops) else stops
     lengths = stops - starts + 1
-    # All trajectories step back together, longest last, so the loop is as long as one trajectory.
+    # All trajectories step back together, so the loop is as long as the longest trajectory.
     value = np.zeros(len(stops))
     for back in range(lengths.max(initial=0)):
         active = lengths > back
@@ -222,14 +214,31 @@ def from_arrays(
     env_id: str | None = None,
     horizon: int | None = None,
     metadata: Mapping[str, str | int | float] | None = None,
+    where: str = "",
 ) -> Dataset:
     """The data set of float32 arrays in D4RL's layout; `horizon`: where there are no `timeouts`.
 
     `observations` (N, S), `actions` (N, A) in [-1, 1], `rewards`, `terminals`, `timeouts` (N,).
+    `where`: what error messages call the arrays.
 
     Raises:
-        UserError: see `validate`.
+        UserError: an array is missing or they differ in length; or see `validate`.
     """
+    where = where or f"data set {name!r}"
+    missing = [key for key in REQUIRED if key not in arrays]
+    if missing:
+        raise UserError(
+            f"{where} has no array {missing[0]!r} (found: {', '.join(arrays) or 'nothing'}); "
+            f"{', '.join(REQUIRED)} are needed."
+        )
+    lengths = {key: len(array) for key, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise UserError(
+            f"{where} has arrays of different length ({found}); each needs one row per step."
+        )
+    for key in ("terminals", "timeouts"):
+        _check_finite(key, arrays.get(key, np.zeros(0)), where)
     terminals, timeouts = arrays["terminals"] > 0.5, arrays.get("timeouts")
     timeouts = None if timeouts is None else timeouts > 0.5
     ends, transitions = transition_rows(terminals, timeouts, horizon)
@@ -244,35 +253,38 @@ def from_arrays(
         transitions=transitions,
         metadata=metadata or {},
     )
-    validate(dataset)
+    validate(dataset, where)
     return dataset
 
 
-def validate(dataset: Dataset) -> None:
-    """Check what training relies on.
+def validate(dataset: Dataset, where: str = "") -> None:
+    """Check what training relies on; `where`: what error messages call the set.
 
     Raises:
         UserError: the set is empty, a value is not finite or an action is outside [-1, 1].
     """
-    where = f"data set {dataset.name!r}"
+    where = where or f"data set {dataset.name!r}"
     if len(dataset) == 0:
         raise UserError(
             f"{where} has {len(dataset.rewards)} rows and no transition; at least two consecutive "
             "rows of a trajectory are needed."
         )
     for field in ("observations", "actions", "rewards"):
-        array = getattr(dataset, field)
-        count, first = _find(array, lambda block: ~np.isfinite(block))
-        if count:
-            raise UserError(
-                f"{where}: {field} holds {count} values that are NaN or infinite, "
-                f"the first at index {first}; all must be finite, so repair or drop those rows."
-            )
+        _check_finite(field, getattr(dataset, field), where)
     count, first = _find(dataset.actions, lambda block: np.abs(block) > 1 + 1e-5)
     if count:
         raise UserError(
             f"{where}: {count} action values are outside [-1, 1], the first "
             f"{float(dataset.actions[first]):g} at index {first}; scale the actions to [-1, 1]."
+        )
+
+
+def _check_finite(field: str, array: np.ndarray, where: str) -> None:
+    count, first = _find(array, lambda block: ~np.isfinite(block))
+    if count:
+        raise UserError(
+            f"{where}: {field} holds {count} values that are NaN or infinite, "
+            f"the first at index {first}; all must be finite, so repair or drop those rows."
         )
 
 

@@ -1,4 +1,4 @@
-"""Fetch a file over HTTP: resumed where it was cut off, checked for size, renamed at the end."""
+"""Download a file over HTTP: resumable, checked for size, renamed into place at the end."""
 
 import errno
 import http.client
@@ -26,15 +26,15 @@ _BLOCK = 1 << 18
 
 
 class _Cut(Exception):
-    """The attempt failed, another one may not."""
+    """The attempt failed; another one may succeed."""
 
 
 class _Unreachable(_Cut):
-    """No connection came about."""
+    """No connection could be made."""
 
 
 def fetch(url: str, path: str | Path, progress: Progress | None = None) -> None:
-    """Download `url` to `path`, unless it is there, by `<path>.part`, which a later call resumes.
+    """Download `url` to `path` unless that exists; a later call resumes from `<path>.part`.
 
     Raises:
         UserError: the server cannot be reached, has no such file or keeps breaking off, or the
@@ -45,19 +45,19 @@ def fetch(url: str, path: str | Path, progress: Progress | None = None) -> None:
     by_hand = f"put the file at {str(path)!r} by hand"
     try:
         with locked(path):
-            if path.is_file():  # another process was faster
+            if path.is_file():  # another process has downloaded it meanwhile
                 return
             for attempt in range(len(_WAITS) + 1):
                 try:
                     _attempt(url, partial, progress)
                     break
                 except _Cut as cut:
-                    # Who is offline from the start need not wait for the message.
+                    # A machine that is offline is told at once, without retries.
                     offline = attempt == 0 and isinstance(cut, _Unreachable)
                     if offline or attempt == len(_WAITS):
                         raise UserError(
                             f"{url} could not be downloaded ({cut}); check the network and run "
-                            f"again, which goes on from what has come, or {by_hand}."
+                            f"again, which resumes the download, or {by_hand}."
                         ) from cut
                     time.sleep(_WAITS[attempt])
             os.replace(partial, path)
@@ -79,7 +79,7 @@ def _attempt(url: str, partial: Path, progress: Progress | None) -> None:
     """Append to `partial` until it is complete.
 
     Raises:
-        _Cut: it is not, or what it held was of another version and is gone.
+        _Cut: it is not complete, or it held another version and was removed.
         HTTPError: the server refuses for good.
         OSError: the file cannot be written.
     """
@@ -98,7 +98,7 @@ def _attempt(url: str, partial: Path, progress: Progress | None) -> None:
                 _forget(partial)
                 raise _Cut("the file on the server changed in the middle")
         else:
-            done = 0  # also where the server ignores Range
+            done = 0  # the server also sends all of it when it ignores Range
             length = response.headers["Content-Length"]
             found["total"] = int(length) if length else None
             _forget(partial)
@@ -121,7 +121,7 @@ def _connect(request: urllib.request.Request, partial: Path) -> http.client.HTTP
     try:
         return urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # what is here is no beginning of what is there
+        if error.code == 416:  # the partial file is not the beginning of the server's file
             _forget(partial)
         elif error.code < 500 and error.code not in (408, 429):
             raise
@@ -143,12 +143,12 @@ def _receive(response: http.client.HTTPResponse) -> bytes:
 
 
 def _note(partial: Path) -> Path:
-    """What the server said of the file that `partial` is the beginning of."""
+    """The file that holds what the server said about the download in `partial`."""
     return partial.with_name(partial.name + ".json")
 
 
 def _resumable(partial: Path) -> tuple[int, dict[str, Any]]:
-    """(bytes to go on from, what the server said then); 0 where nothing is known of them."""
+    """(bytes already downloaded, what the server said then); 0 where that is not known."""
     try:
         known = json.loads(_note(partial).read_text())
         return partial.stat().st_size, {key: known[key] for key in ("validator", "total")}

@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from stratdiff.data.dataset import Dataset, aligned_empty, from_arrays
+from stratdiff.cpu import aligned_empty
+from stratdiff.data.dataset import REQUIRED, Dataset, from_arrays
 from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.errors import UserError
 from stratdiff.tasks import find_task
 
-REQUIRED = ("observations", "actions", "rewards", "terminals")
-"""The arrays that a file needs."""
 _MATRICES = ("observations", "actions")
 _COLUMNS = ("rewards", "terminals", "timeouts")
 # What HDF5 may add to the arrays: headers, groups, attributes.
 _OVERHEAD = 64 * 1024
-# What h5py raises for a damaged file, by the place that is hit.
+# What h5py raises for a damaged file, depending on where the damage is.
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
 
 
@@ -56,38 +55,16 @@ def read(path: str | Path, horizon: int | None = None, name: str | None = None) 
         UserError: the file is missing, is no HDF5, lacks a key, or its arrays do not fit together
             or hold values that cannot be trained on.
     """
-    import h5py
-
     path = Path(path)
     with _open(path) as file:
-        missing = [k for k in REQUIRED if not isinstance(file.get(k), h5py.Dataset)]
-        if missing:
-            raise UserError(
-                f"data file {str(path)!r} has no array {missing[0]!r} (found: "
-                f"{', '.join(sorted(file)) or 'nothing'}); a D4RL-format file needs "
-                f"{', '.join(REQUIRED)}."
-            )
-        arrays = {
-            key: _read_array(file, key, path) for key in (*REQUIRED, "timeouts") if key in file
-        }
+        keys = [key for key in (*REQUIRED, "timeouts") if key in file]
+        arrays = {key: _read_array(file, key, path) for key in keys}
         attributes = _attributes(file)
-    lengths = {key: len(array) for key, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{key} {length}" for key, length in lengths.items())
-        raise UserError(
-            f"data file {str(path)!r} has arrays of different length ({found}); every array needs "
-            "one row per step."
-        )
-    for key in ("terminals", "timeouts"):
-        bad = np.flatnonzero(~np.isfinite(arrays.get(key, np.zeros(0))))
-        if len(bad):
-            raise UserError(
-                f"data file {str(path)!r}: {key} holds {len(bad)} values that are NaN or infinite, "
-                f"the first at index ({bad[0]},); they must be 0 or 1."
-            )
     env_id = attributes.pop("env_id", None)
     env_id = env_id if isinstance(env_id, str) else None
-    return from_arrays(name or str(path), arrays, env_id, horizon, attributes)
+    return from_arrays(
+        name or str(path), arrays, env_id, horizon, attributes, f"data file {str(path)!r}"
+    )
 
 
 def read_arrays(path: str | Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
@@ -128,7 +105,7 @@ def write(
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Asked first: HDF5 can crash the process when the disk fills up under its buffers.
+        # Checked first: HDF5 can crash the process when the disk fills up while it writes.
         needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
         free = shutil.disk_usage(path.parent).free
         if free < needed:
@@ -153,7 +130,7 @@ def write(
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """The file for reading; whatever HDF5 stumbles over in it is a `UserError`."""
+    """The file for reading; every error of HDF5 becomes a `UserError`."""
     import h5py
 
     if not path.is_file():
@@ -181,7 +158,7 @@ def _read_array(file: Any, key: str, path: Path) -> np.ndarray:
 
     where, data = f"data file {str(path)!r}", file[key]
     if not isinstance(data, h5py.Dataset):
-        raise UserError(f"{where}: {key!r} is a group; an array is needed.")
+        raise UserError(f"{where} has no array {key!r}: {key!r} is a group.")
     if data.shape is None or data.dtype.kind not in "fiub":
         raise UserError(f"{where}: {key!r} holds {data.dtype} values; numbers are needed.")
     if key in _MATRICES and not (data.ndim == 2 and data.shape[1] > 0):
@@ -190,7 +167,7 @@ def _read_array(file: Any, key: str, path: Path) -> np.ndarray:
         raise UserError(f"{where}: {key!r} has shape {data.shape}; expected (rows,).")
     try:
         # HDF5 converts block by block, so no array of doubles is ever whole in memory. What is
-        # beyond float32 becomes infinite, which is refused by its place.
+        # beyond float32 becomes infinite, which is refused.
         array = aligned_empty(data.shape, np.float32)
         data.read_direct(array)
     except _DAMAGE as error:
@@ -211,6 +188,6 @@ def _attributes(file: Any) -> dict[str, str | int | float]:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong in one line: the system's words where HDF5 quotes its error number."""
+    """What went wrong in one line; the system's words where HDF5 quotes an error number."""
     number = re.search(r"[Ee]rrno\D{1,3}(\d+)", str(error))
     return os.strerror(int(number[1])) if number else " ".join(str(error).split())

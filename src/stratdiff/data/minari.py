@@ -12,9 +12,8 @@ from gymnasium.spaces import Box, Dict, Space
 
 from stratdiff.data.dataset import Dataset, finish_rows, from_arrays
 from stratdiff.data.sources import Entry, Progress, Source
-from stratdiff.data.spaces import check_action_space, unit_actions
 from stratdiff.errors import UserError
-from stratdiff.tasks import observation_parts
+from stratdiff.tasks import check_actions, observation_parts, unit_actions
 
 _ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
 _MAZES = ("medium", "large")
@@ -30,7 +29,7 @@ class Minari(Source):
         return None if name == self.prefix else Entry(name)
 
     def local(self, entry: Entry) -> Path | None:
-        # Asked without Minari itself, which need not be installed.
+        # Minari itself need not be installed for this.
         store = os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
         path = Path(store) / entry.name.removeprefix(self.prefix)
         return path if path.is_dir() else None
@@ -72,7 +71,7 @@ def _read(
         )
     where = f"data set {name!r}"
     source = _open(dataset_id, where)
-    actions = check_action_space(source.action_space, where)
+    actions = check_actions(source.action_space, where)
     known = source.storage.metadata
     raw = source.storage.read_raw_metadata(source.storage.data_path).get("observation_space")
     to_flat = _flattener(source.observation_space, json.loads(raw) if raw else None, where)

@@ -1,4 +1,4 @@
-"""The online replay buffer D_on: arrays on the device, filled in order."""
+"""The online replay buffer D_on: arrays on the device, filled in order, oldest first out."""
 
 import equinox as eqx
 import jax
@@ -28,7 +28,7 @@ class Replay(eqx.Module):
         return jnp.minimum(self.inserted, self.capacity)
 
     def insert(self, transition: Transition, stored: PyTree) -> "Replay":
-        """Store one transition; the oldest makes room."""
+        """Store one transition, over the oldest one where the buffer is full."""
         row = self.inserted % self.capacity
         whole, new = (self.data, self.stored), (transition, stored)
         data, kept = jax.tree.map(lambda w, n: w.at[row].set(n), whole, new)

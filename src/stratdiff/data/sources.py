@@ -180,5 +180,5 @@ def environment_of(name: str) -> str | None:
     """The environment of a data set, without loading it; None where it is not known yet."""
     try:
         return locate(name)[1].env_id
-    except UserError:  # said again, with all that is wrong, when it is loaded
+    except UserError:  # loading it will report the error in full
         return None

@@ -83,7 +83,7 @@ def model_xml(maze: str) -> str:
 
 
 class AntMaze(gymnasium.Env[np.ndarray, np.ndarray]):
-    """The ant in a maze of `MAZES`. An episode ends at the goal; a fallen ant goes on.
+    """The ant in a maze of `MAZES`. An episode ends at the goal; a fallen ant does not end it.
 
     Observation, 29: qpos (x, y, z, quaternion, 8 joint angles), qvel (linear, angular, 8 joints);
     the goal is not in it. Action, 8 in [-1, 1]: torque / 30. A step is 0.1 s. Reward: 1.0 where the
@@ -107,7 +107,7 @@ class AntMaze(gymnasium.Env[np.ndarray, np.ndarray]):
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (8,), np.float32)
         self.goal = np.zeros(2)
-        # MuJoCo's renderer is made on first use: most programs never draw.
+        # Made on first use: most programs never render.
         self._renderer: MujocoRenderer | None = None
         self._size = (width, height)
 

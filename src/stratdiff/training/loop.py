@@ -105,8 +105,9 @@ def drive(session: Session, environments: Environments) -> None:
                 reward[i] = float(r)
             session.observe(reward, after, terminated, truncated)
             obs = after.copy()
-            for i in np.flatnonzero(terminated | truncated):
-                obs[i] = _enter_episode(session, int(i), envs[i])
+            for i, env in enumerate(envs):
+                if terminated[i] or truncated[i]:
+                    obs[i] = _enter_episode(session, i, env)
     finally:
         for env in envs:
             env.close()

@@ -131,7 +131,8 @@ class Run:
             resumed = self._restore()
             table = self.config.to_table()
             self.sinks: list[Sink] = []
-            for kind in (MetricsLog, *map(SINKS.find, self.config.track), Curves):
+            kinds: list[type[Sink]] = [MetricsLog, *map(SINKS.find, self.config.track), Curves]
+            for kind in kinds:
                 sink = kind(self.directory, table)
                 opened.callback(sink.close)
                 sink.rewind(self.position.log_points, self.position.total_steps)

@@ -62,7 +62,7 @@ class Part:
 
 
 def trim(lanes: list[Arrays], size: int) -> None:
-    """Drop last episodes of lanes, evenly, until hardly more than `size` rows are left.
+    """Drop last episodes, at most one a lane, while at least `size` rows are left.
 
     Lanes end with whole episodes, so together they hold more than was asked for; cutting only the
     end of the set would cost a replay set its best policies.
@@ -119,7 +119,7 @@ def _locomotion(
     while running:
         action = np.zeros((n, act), np.float32)
         for i in running:
-            # Below the ladder: SAC's first steps, uniform actions.
+            # -1, below the ladder: uniform actions, as in SAC's first steps.
             draw = rngs[i].standard_normal(act) if which[i] >= 0 else rngs[i].uniform(-1, 1, act)
             action[i] = draw
         for p in {which[i] for i in running if which[i] >= 0}:
@@ -166,7 +166,7 @@ def _ladder(part: Part) -> tuple[Policy | None, int, int]:
 def _walk_maze(
     part: Part, lanes: range, rngs: list[np.random.Generator], tick: Callable[[int], None]
 ) -> list[list[Arrays]]:
-    """Episodes of D4RL's AntMaze recipe, per lane: an ant walks to waypoints, on and on.
+    """Episodes of D4RL's AntMaze recipe, per lane: the ant walks to waypoints without end.
 
     Rewards are those of one evaluation goal for the whole set, which the collecting ant does not
     know: terminals can stand anywhere in an episode.
@@ -183,7 +183,7 @@ def _walk_maze(
     for number in range(part.lane_rows // horizon):
         goals, state = np.zeros((n, 2)), np.zeros((n, 29))
         for i, (env, rng) in enumerate(zip(made, rngs, strict=True)):
-            # With the goal of evaluation: without it, medium's set holds no success at all.
+            # Goals of evaluation included: without them the medium set has no success at all.
             corner = cell_xy(maze, rng.choice(cells(maze, "gGe")))
             goals[i] = np.maximum(corner + rng.uniform(0, 1, 2), 0) + rng.uniform(0, 0.5, 2)
             start = cell_xy(maze, rng.choice(everywhere)) if multistart else np.zeros(2)

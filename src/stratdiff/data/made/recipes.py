@@ -1,4 +1,4 @@
-"""Which data sets are made here, and of what; nothing of this needs a simulator.
+"""Which data sets are made here, and how; this module needs no simulator.
 
 They follow D4RL's recipes on the same physics, but they are regenerated: not D4RL's own data.
 """

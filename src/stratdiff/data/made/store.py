@@ -1,4 +1,4 @@
-"""Where made sets are kept, and the source of them; what is not there yet is made.
+"""The source of made sets and the folder that keeps them; missing ones are made.
 
 The same name, size and seed give the same bits whatever the number of cores (see `lanes`).
 """
@@ -63,7 +63,7 @@ def make(
     progress: Progress | None = None,
     jobs: int | None = None,
 ) -> Path:
-    """The file of a made set; made now if it is not there. `jobs`: processes, default all cores.
+    """The file of a made set, made first if it is missing. `jobs`: processes, default one a core.
 
     Raises:
         UserError: the name is unknown, the size is not positive, or the file cannot be written.

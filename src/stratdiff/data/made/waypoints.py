@@ -2,7 +2,7 @@
 
 The ant sees the world turned so that the waypoint lies along +x, and itself turned by the quarter
 that brings its front nearest to it: the ant has four equal legs, so neither loses anything, and it
-has to learn one direction of walking instead of all.
+has to learn to walk in one direction only.
 """
 
 from collections import deque
@@ -38,7 +38,7 @@ class Navigator:
                         continue
                     if table[other][0] < 0:
                         table[other] = cell
-                        # A wall leads off itself, for a torso that hangs over its edge.
+                        # A wall cell leads to its neighbour: a torso can hang over its edge.
                         if not self._walls[other]:
                             queue.append(other)
             self._next[goal] = table

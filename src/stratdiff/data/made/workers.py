@@ -3,12 +3,14 @@
 `python -m stratdiff.data.made.workers NAME SIZE SEED FOLDER CHUNK...` is one of them.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from stratdiff.errors import UserError
 def collect(part: Part, work: Path, jobs: int | None, progress: Progress | None) -> Arrays:
     """All rows, by `jobs` processes (default: one a core).
 
-    Each chunk is kept in the folder `work` until the end, so that a cut loses little.
+    Each chunk is kept in the folder `work` until the end, so an interrupted call resumes there.
     """
     files = [work / f"{i}.npz" for i in range(part.chunks)]
     missing = [i for i, file in enumerate(files) if not file.is_file()]
@@ -44,7 +46,7 @@ def collect(part: Part, work: Path, jobs: int | None, progress: Progress | None)
             stops = np.cumsum(chunk["lanes"])[:-1]
             split = {k: np.split(chunk[k], stops) for k in chunk.files if k != "lanes"}
         lanes += [dict(zip(split, rows, strict=True)) for rows in zip(*split.values(), strict=True)]
-    if not part.recipe.maze:  # whose episodes are all of one length
+    if not part.recipe.maze:  # a maze's episodes all have one length
         trim(lanes, part.size)
     return {key: np.concatenate([lane[key] for lane in lanes])[: part.size] for key in lanes[0]}
 
@@ -79,49 +81,37 @@ def _work(part: Part, work: Path, numbers: list[int], tick: Callable[[int], None
 def _spawn(
     part: Part, work: Path, shares: list[list[int]], tick: Callable[[int, int], None]
 ) -> None:
-    """Share the chunks among processes of this module (see `_worker`).
+    """Run one process of this module for each share of the chunks (see `_worker`).
 
-    Not multiprocessing: it would import the user's own script again.
+    Not multiprocessing, which would import the user's own script again.
     """
-    recipe = part.recipe
-    base = [sys.executable, "-m", __spec__.name, recipe.name]
-    base += [str(part.size), str(part.seed), str(work)]
+    name = part.recipe.name
+    base = [sys.executable, "-m", __spec__.name, name, str(part.size), str(part.seed), str(work)]
     env = os.environ | {"OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
-    workers = [
-        subprocess.Popen(
-            [*base, *map(str, share)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        for share in shares
-    ]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
-    def follow(i: int) -> None:
-        for line in workers[i].stdout or ():
+    def follow(i: int) -> str:
+        for line in workers[i].stdout:
             tick(i, int(line))
+        text = workers[i].stderr.read()
+        workers[i].wait()
+        return text
 
-    threads = [threading.Thread(target=follow, args=(i,), daemon=True) for i in range(len(workers))]
-    try:
-        for thread in threads:
-            thread.start()
-        errors = [worker.stderr.read() if worker.stderr else "" for worker in workers]
-        codes = [worker.wait() for worker in workers]
-        for thread in threads:
-            thread.join()
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-            for pipe in (worker.stdout, worker.stderr):
-                if pipe is not None:
-                    pipe.close()
-    for code, text in zip(codes, errors, strict=True):
-        if code == 2:
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(len(shares)) as pool:
+        commands = [[*base, *map(str, share)] for share in shares]
+        workers: list[Any] = [
+            stack.enter_context(subprocess.Popen(command, env=env, **pipes)) for command in commands
+        ]
+        try:
+            errors = list(pool.map(follow, range(len(workers))))
+        finally:  # also when this process is interrupted
+            for worker in workers:
+                worker.kill()
+    for worker, text in zip(workers, errors, strict=True):
+        if worker.returncode == 2:
             raise UserError(text.strip())
-        if code:
-            raise RuntimeError(f"a worker that makes {recipe.name} failed:\n{text}")
+        if worker.returncode:
+            raise RuntimeError(f"a worker that makes {name} failed:\n{text}")
 
 
 def _worker(args: list[str]) -> int:

@@ -1,6 +1,6 @@
-"""Does an environment's physics match a data file? Replay single steps and see.
+"""Does an environment's physics match a data file? Single steps are replayed and compared.
 
-The state of a row is set in the simulator, the stored action applied, and what comes out compared
+The state of a row is set in the simulator, the stored action is applied, and the result is compared
 with the next row. A step is short, so errors do not grow: what remains beyond float32 rounding is
 another simulator, another model, other actions, or rows that do not follow each other.
 """
@@ -66,7 +66,7 @@ def check(path: str | Path, env_id: str = "", rows: int = 2000, seed: int = 0) -
 
 
 class _Check:
-    """One file in one environment; `report` does everything."""
+    """The check of one file in one environment."""
 
     def __init__(
         self,
@@ -141,10 +141,10 @@ class _Check:
         # With a goal the reward says nothing; the state must have jumped.
         right = jumps[rows] > 5 * np.median(jumps[inner]) if self.goals else ~wrong_reward
         broken = off & (error > _UNRELATED) & right
-        if broken.mean() > 0.5:  # not a flag forgotten here and there
+        if broken.mean() > 0.5:  # too many for missing flags
             broken[:] = False
         off &= ~broken
-        wrong_reward &= ~off  # where the step itself is another, so is its reward
+        wrong_reward &= ~off  # a wrong step has a wrong reward
         off_share = float(off.mean())
         walled = inside_walls(self.env, obs)
         shuffled = file_rows.shuffled(obs, self.seed)
@@ -260,7 +260,7 @@ class _Check:
         return found
 
     def _scaled_error(self, states: States, rows: np.ndarray, scale: float) -> float:
-        """Median error when the environment had got the actions times `scale`."""
+        """Median error where the actions are multiplied by `scale`."""
         actions = self.data.actions
         after = replay(
             self.env, states, rows, lambda row: np.clip(actions[row] * np.float32(scale), -1, 1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stratdiff.data import dataset, hdf5, sources
-from stratdiff.data.hdf5 import REQUIRED
+from stratdiff.data.dataset import REQUIRED
 from stratdiff.data.tools import log
 from stratdiff.errors import UserError
 from stratdiff.tasks import find_task
@@ -115,20 +115,8 @@ def _checked(given: dict[str, Any], where: str) -> dict[str, np.ndarray]:
     Raises:
         UserError: they do not fit together or cannot be trained on.
     """
-    missing = [key for key in REQUIRED if key not in given]
-    if missing:
-        raise UserError(
-            f"{where}: there is no array {missing[0]!r} (found: {', '.join(given) or 'nothing'}); "
-            f"{', '.join(REQUIRED)} are needed."
-        )
     arrays = {key: _array(key, np.asarray(value), where) for key, value in given.items()}
-    lengths = {key: len(array) for key, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{key} {length}" for key, length in lengths.items())
-        raise UserError(
-            f"{where}: the arrays differ in length ({found}); each needs one row per step."
-        )
-    dataset.from_arrays(where, arrays)
+    dataset.from_arrays(where, arrays, where=where)
     return arrays
 
 
@@ -146,5 +134,5 @@ def _array(key: str, array: np.ndarray, where: str) -> np.ndarray:
         if not ((array == 0) | (array == 1)).all():
             raise UserError(f"{where}: {key!r} holds values other than 0 and 1; mark ends with 1.")
         return array.astype(bool)
-    with np.errstate(over="ignore"):  # becomes infinite, which is refused by its place
+    with np.errstate(over="ignore"):  # becomes infinite, which `from_arrays` refuses
         return array.astype(np.float32)

@@ -138,13 +138,7 @@ def _distance(name: str, mean: np.ndarray, std: np.ndarray) -> Distance | None:
 
 def to_dict(info: Info) -> dict[str, Any]:
     """The same as plain lists and numbers, for JSON."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        return value.tolist() if isinstance(value, np.ndarray) else value
-
-    return plain(dataclasses.asdict(info))
+    return json.loads(json.dumps(dataclasses.asdict(info), default=np.ndarray.tolist))
 
 
 def table(info: Info) -> RenderableType:

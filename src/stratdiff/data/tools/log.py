@@ -25,7 +25,7 @@ class Log:
     def __init__(
         self, path: Path, sizes: dict[str, int], env_id: str, about: dict[str, str], append: bool
     ) -> None:
-        """`sizes`: the numbers a row of each array has; `append`: go on where one was left.
+        """`sizes`: the numbers a row of each array has; `append`: continue an earlier recording.
 
         Raises:
             UserError: there is an earlier recording, and `append` is False or it is another's.
@@ -50,7 +50,7 @@ class Log:
             rows = self._rows_of(path)
         else:
             rows = np.zeros(0, self.dtype)
-        # Written beside, so that a cut here loses nothing of an older log.
+        # Written beside, so that a crash here loses nothing of an older log.
         fresh = self.partial.with_name(self.partial.name + ".new")
         with fresh.open("wb") as file:
             file.write(json.dumps(self.header).encode() + b"\n")
@@ -71,7 +71,7 @@ class Log:
 
     def _rows_of(self, path: Path) -> np.ndarray:
         """The rows of a finished file, each trajectory closed."""
-        env_id = hdf5.read(path).env_id or ""  # refuses what is damaged
+        env_id = hdf5.read(path).env_id or ""  # refuses a damaged file
         arrays = hdf5.read_arrays(path, ("observations", "actions", *_FLAGS, *OPTIONAL))
         sizes = {k: a.shape[1] for k, a in arrays.items() if k not in _FLAGS}
         self._check(env_id, sizes, path)
@@ -80,7 +80,7 @@ class Log:
             rows[key] = array.reshape(rows[key].shape)
         unflagged = not (rows["terminals"][-1] or rows["timeouts"][-1])
         if unflagged and len(rows) > 1 and rows["terminals"][-2]:
-            rows = rows[:-1]  # what `finish_rows` added
+            rows = rows[:-1]  # the row that `finish_rows` added
         return _closed(rows)
 
     def append(self, **row: Any) -> None:

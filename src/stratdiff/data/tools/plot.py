@@ -17,8 +17,8 @@ from stratdiff.errors import UserError
 from stratdiff.tasks import Task, facts, task_of
 
 _FORMATS = ("png", "svg", "pdf")
-_BLUE, _ORANGE = "#0072B2", "#D55E00"  # told apart by every kind of colour vision
-# Drawing more points than this changes no pixel.
+_BLUE, _ORANGE = "#0072B2", "#D55E00"  # distinct for every kind of colour vision
+# More points than this do not change the picture.
 _PLOT_ROWS = 200_000
 
 
@@ -36,7 +36,7 @@ def plot(dataset: Dataset, task: Task | None, out: str | Path) -> None:
             f"plot file {str(out)!r} ends in {out.suffix or 'nothing'!r}; it must end in "
             f".{', .'.join(_FORMATS)}."
         )
-    # A Figure of its own, not pyplot's: nothing stays behind in the program that calls this.
+    # A Figure of its own, not pyplot's, leaves no state in the calling program.
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     figure.suptitle(dataset.name, fontsize=11)
     histogram, course, coverage = figure.subplots(1, 3)
@@ -82,7 +82,7 @@ def _draw_histogram(axis: Axes, values: np.ndarray, label: str) -> None:
         return
     low, high = float(values.min()), float(values.max())
     if high - low < 1e-6 * max(abs(low), abs(high), 1.0):
-        low, high = low - 0.5, high + 0.5  # all the same: one bar
+        low, high = low - 0.5, high + 0.5  # all values are equal: one bar
     bins = 1 if len(values) == 1 else int(np.clip(2 * np.sqrt(len(values)), 10, 60))
     axis.hist(values, bins=bins, range=(low, high), color=_BLUE)
     mean = float(values.mean())

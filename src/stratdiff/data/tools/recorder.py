@@ -13,9 +13,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from stratdiff.data.spaces import check_action_space, unit_actions
 from stratdiff.data.tools.log import Log
 from stratdiff.errors import UserError
+from stratdiff.tasks import check_actions, unit_actions
 
 
 class Recorder(gymnasium.Wrapper):
@@ -47,7 +47,7 @@ class Recorder(gymnasium.Wrapper):
         super().__init__(env)
         self.env_id = env_id or (env.spec.id if env.spec else "")
         where = f"environment {self.env_id or env!r}"
-        self._actions = check_action_space(env.action_space, where)
+        self._actions = check_actions(env.action_space, where)
         if not env.observation_space.is_np_flattenable:
             raise UserError(
                 f"{where} has the observation space {env.observation_space}, which has no fixed "

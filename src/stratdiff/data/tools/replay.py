@@ -53,8 +53,8 @@ def find_states(env: gymnasium.Env, path: str | Path, data: Dataset) -> tuple[St
         if (qpos.shape, qvel.shape) == shapes:
             usable = np.isfinite(qpos).all(1) & np.isfinite(qvel).all(1)
             return States("infos/qpos, infos/qvel", qpos, qvel, usable, data.actions), ""
-    # Observations that are qpos and qvel, without the first coordinates of the root: those
-    # change nothing on a flat floor.
+    # Observations that are qpos and qvel without the root's first coordinates, which do not matter
+    # on a flat floor.
     hidden = model.nq + model.nv - obs.shape[1]
     if 0 <= hidden <= 2:
         qpos = np.pad(obs[:, : model.nq - hidden], ((0, 0), (hidden, 0)))

@@ -1,11 +1,11 @@
 """The waypoint recipe: shortest ways, and an ant that sees the same from every side."""
 
-import gymnasium
 import numpy as np
 import pytest
 
-from stratdiff.envs.antmaze import AntMaze, cell_xy, cells, walls
-from stratdiff.envs.waypoints import Navigator, actions, features
+from stratdiff.data.made.waypoints import Navigator, actions, features
+from stratdiff.envs.antmaze import AntMaze
+from stratdiff.envs.mazes import cell_xy, cells, walls
 
 
 @pytest.mark.parametrize("maze", ["umaze", "medium", "large"])
@@ -109,16 +109,6 @@ def test_features_by_hand():
     # Motors are leg 4, 1, 2, 3; the first leg seen is leg 2, whose ankle bends the other way.
     move = np.array([[0.1, 0.2, 0, 0, 0, 0, 0, 0]])
     np.testing.assert_allclose(actions(move, turns), [[0, 0, 0, 0, 0.1, -0.2, 0, 0]])
-
-
-def test_walking_task():
-    env = gymnasium.make("stratdiff/AntWalk-v0")
-    rng, first = np.random.default_rng(0), env.reset(seed=3)[0]
-    assert env.observation_space.contains(first) and env.spec.max_episode_steps == 400
-    rewards = [env.step(rng.uniform(-1, 1, 8).astype(np.float32))[1] for _ in range(20)]
-    # Hardly any way made, upright: about 1 a step.
-    assert 0 < np.mean(rewards) < 1.5
-    np.testing.assert_array_equal(env.reset(seed=3)[0], first)
 
 
 def test_cells_of_a_maze_are_walked_through():

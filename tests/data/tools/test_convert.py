@@ -3,14 +3,23 @@
 import h5py
 import numpy as np
 import pytest
-from test_d4rl import make_arrays, qlearning_dataset
-from test_minari import NestedLike, Walk, assert_same_transitions, minari_transitions, record
+from logged import (
+    NestedLike,
+    Walk,
+    assert_same_transitions,
+    make_arrays,
+    minari_transitions,
+    qlearning_dataset,
+    record,
+)
 from test_recorder import Count, play
 from test_recorder import assert_same as assert_same_steps
 
-from stratdiff.data import d4rl, minari, recorder
-from stratdiff.data.convert import convert, from_arrays
-from stratdiff.data.recorder import Recorder
+from stratdiff.data import hdf5
+from stratdiff.data.sources import load_dataset
+from stratdiff.data.tools import log
+from stratdiff.data.tools.convert import convert, from_arrays
+from stratdiff.data.tools.recorder import Recorder
 from stratdiff.errors import UserError
 
 
@@ -25,7 +34,7 @@ def path(tmp_path):
 def test_from_arrays(path):
     arrays = make_arrays()
     from_arrays(path, **arrays, env_id="Mine-v0", author="me", seed=3)
-    dataset = d4rl.read(path)
+    dataset = hdf5.read(path)
     rows = dataset.transitions
     found = (
         dataset.observations[rows],
@@ -46,7 +55,7 @@ def test_from_arrays(path):
 def test_other_dtypes_and_columns(path):
     arrays = make_arrays()
     from_arrays(path, **arrays)
-    plain = d4rl.read(path)
+    plain = hdf5.read(path)
     assert not plain.env_id
     from_arrays(
         path,
@@ -56,14 +65,14 @@ def test_other_dtypes_and_columns(path):
         arrays["terminals"].astype(np.int64)[:, None],
         arrays["timeouts"].astype(np.float32),
     )
-    assert d4rl.read(path).fingerprint == plain.fingerprint
+    assert hdf5.read(path).fingerprint == plain.fingerprint
 
 
 def test_without_timeouts_the_reader_counts(path):
     arrays = make_arrays()
     del arrays["timeouts"]
     from_arrays(path, **arrays)
-    np.testing.assert_array_equal(np.flatnonzero(d4rl.read(path, horizon=5).ends), [3, 8])
+    np.testing.assert_array_equal(np.flatnonzero(hdf5.read(path, horizon=5).ends), [3, 8])
 
 
 def with_value(key, index, value):
@@ -121,7 +130,7 @@ def store(tmp_path, monkeypatch):
 def test_minari_and_back(path, terminal_at):
     source = record(Walk(terminal_at), (5, 9, 1, 9), "own/walk-v0")
     convert("minari/own/walk-v0", str(path))
-    dataset, direct = d4rl.read(path), minari.load("minari/own/walk-v0")
+    dataset, direct = hdf5.read(path), load_dataset("minari/own/walk-v0")
     assert_same_transitions(dataset, minari_transitions(source))
     # Not only the transitions: ends and returns too.
     assert dataset.fingerprint == direct.fingerprint
@@ -147,9 +156,9 @@ def test_npz(path):
     arrays = make_arrays() | {"infos/qpos": np.ones((12, 4)), "notes": np.array(["a", "b"])}
     np.savez_compressed(path.with_name("in.npz"), **arrays)
     convert(str(path.with_name("in.npz")), str(path))
-    written = d4rl.read(path)
+    written = hdf5.read(path)
     from_arrays(path, **make_arrays())
-    assert written.fingerprint == d4rl.read(path).fingerprint
+    assert written.fingerprint == hdf5.read(path).fingerprint
     path.unlink()
     convert(str(path.with_name("in.npz")), str(path))
     with h5py.File(path) as file:
@@ -163,8 +172,8 @@ def test_npz_with_an_environment(path, data_file):
     with h5py.File(data_file) as file:
         np.savez(path.with_name("in.npz"), **{key: file[key][()] for key in keys})
     convert(str(path.with_name("in.npz")), str(path), "pointmass:PointMass-v0")
-    assert d4rl.read(path).env_id == "pointmass:PointMass-v0"
-    assert d4rl.read(path).fingerprint == d4rl.read(data_file).fingerprint
+    assert hdf5.read(path).env_id == "pointmass:PointMass-v0"
+    assert hdf5.read(path).fingerprint == hdf5.read(data_file).fingerprint
 
 
 def test_npz_that_cannot_be_read(path):
@@ -193,10 +202,10 @@ def test_npz_that_cannot_be_read(path):
 def test_log_of_a_recorder(path):
     env = Recorder(Count(((2, "terminal"), (3, "limit"))), path, env_id="Count-v0")
     steps = play(env, (9, 9))
-    partial = recorder.partial_path(path)
+    partial = log.partial_path(path)
     convert(str(partial), str(path))
     assert_same_steps(path, steps)
-    assert d4rl.read(path).env_id == "Count-v0"
+    assert hdf5.read(path).env_id == "Count-v0"
     assert partial.exists()
     env.close()
 

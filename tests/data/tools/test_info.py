@@ -4,15 +4,12 @@ import io
 import json
 from statistics import quantiles
 
-import matplotlib
-import matplotlib.image
 import numpy as np
 import pytest
 from rich.console import Console
 
-from stratdiff.data import info
 from stratdiff.data.dataset import Dataset, transition_rows
-from stratdiff.errors import UserError
+from stratdiff.data.tools import info
 from stratdiff.tasks import Task
 
 HOPPER = Task("Hopper-v4", 11, 3, 1000, (-20.272305, 3234.3))
@@ -156,71 +153,3 @@ def test_table_fits_80_columns():
     assert "…" not in text
     for words in ("hopper-medium-v2", "10 complete", "std/std*", "score", "RMS", "Hopper-v4"):
         assert words in text
-
-
-def pictures():
-    n = 400
-    rng = np.random.default_rng(0)
-    none, last = np.zeros(n, bool), np.arange(n) == n - 1
-    fours = np.arange(n) % 4 == 3
-    ant = np.concatenate([rng.uniform(-1, 9, (n, 2)), rng.normal(size=(n, 27))], 1)
-    return {
-        "usual": make(fours, none, env_id="Hopper-v4"),
-        "one-episode": make(none, last),
-        "none-complete": make(none, none),
-        "same-returns": make(fours, none, rewards=np.ones(n)),
-        "constant-dimension": make(fours, none, obs=np.stack([np.ones(n), np.arange(n)], 1)),
-        "one-dimension": make(fours, none, obs=rng.normal(size=(n, 1))),
-        "constant": make(fours, none, obs=np.ones((n, 2))),
-        "two-rows": make([0, 1], [0, 0]),
-        "maze": make(fours, none, env_id="stratdiff/AntMaze-eval-umaze-v2", obs=ant),
-    }
-
-
-@pytest.mark.parametrize("name", pictures())
-def test_plot(tmp_path, name):
-    out = tmp_path / "deeper" / "out.png"
-    info.plot(pictures()[name], HOPPER, out)
-    image = matplotlib.image.imread(out)
-    assert image.shape[0] > 400 and image.shape[1] > 1200 and image[..., :3].std() > 0.05
-    assert [path.name for path in out.parent.iterdir()] == ["out.png"]
-
-
-def texts(figure):
-    return {t.get_text() for t in figure.findobj(matplotlib.text.Text)}
-
-
-def test_plot_labels(tmp_path, monkeypatch):
-    """Axes are named, with units; nothing of pyplot is touched."""
-    seen = []
-    save = info.Figure.savefig
-    monkeypatch.setattr(
-        info.Figure,
-        "savefig",
-        lambda self, *a, **k: (seen.append(texts(self)), save(self, *a, **k)),
-    )
-    backend = matplotlib.get_backend()
-    data = pictures()
-    info.plot(data["usual"], HOPPER, tmp_path / "a.png")
-    info.plot(data["usual"], None, tmp_path / "b.png")
-    info.plot(data["maze"], None, tmp_path / "c.png")
-    assert {"normalised score", "episodes", "episode", "rows per bin"} <= seen[0]
-    assert "normalised score" not in seen[1] and "return" in seen[1]
-    assert any(text.startswith("1st principal component") for text in seen[1])
-    assert {"x (m)", "y (m)", "start", "goals"} <= seen[2]
-    assert matplotlib.get_backend() == backend and not matplotlib._pylab_helpers.Gcf.figs
-
-
-def test_plot_as_svg(tmp_path):
-    info.plot(pictures()["usual"], None, tmp_path / "out.SVG")
-    assert "<svg" in (tmp_path / "out.SVG").read_text()[:2000]
-
-
-def test_plot_refuses(tmp_path):
-    data = pictures()["usual"]
-    with pytest.raises(UserError, match=r"ends in '.gif'; it must end in .png, .svg, .pdf"):
-        info.plot(data, None, tmp_path / "out.gif")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="could not be written"):
-        info.plot(data, None, tmp_path / "file" / "out.png")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]

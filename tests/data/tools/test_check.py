@@ -9,8 +9,9 @@ import pointmass
 import pytest
 from rich.console import Console
 
-from stratdiff.data.check import check, table
-from stratdiff.envs import antmaze
+from stratdiff.data.tools.check import check
+from stratdiff.data.tools.verdict import table
+from stratdiff.envs import mazes
 from stratdiff.errors import UserError
 
 LOCOMOTION = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4")
@@ -243,15 +244,15 @@ def test_observations_that_are_no_state(run):
 
 def reach_out(maze):
     """Starts all over a maze, next to the goal, and at its walls."""
-    free = np.argwhere(~antmaze.walls(maze))
+    free = np.argwhere(~mazes.walls(maze))
     rng = np.random.default_rng(0)
-    goal = antmaze.cell_xy(maze, antmaze.cells(maze, "Ge")[0])
+    goal = mazes.cell_xy(maze, mazes.cells(maze, "Ge")[0])
     count = 0
 
     def options():
         nonlocal count
         count += 1
-        place = antmaze.cell_xy(maze, free[count % len(free)]) + rng.uniform(-1.2, 1.2, 2)
+        place = mazes.cell_xy(maze, free[count % len(free)]) + rng.uniform(-1.2, 1.2, 2)
         return {"xy": goal + 0.6 if count % 2 else place, "goal": goal}
 
     return options

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
-from stratdiff.data import convert, d4rl, recorder
-from stratdiff.data.recorder import Recorder
+from stratdiff.data import hdf5
+from stratdiff.data.tools import convert, log
+from stratdiff.data.tools.recorder import Recorder
 from stratdiff.errors import UserError
 
 
@@ -64,7 +65,7 @@ def play(env, lengths, seed=0):
 
 def assert_same(path, steps):
     """Next observations are compared where they are used: not after a terminal."""
-    dataset = d4rl.read(path)
+    dataset = hdf5.read(path)
     assert len(dataset) == len(steps)
     for row, (obs, action, reward, next_obs, terminal) in zip(
         dataset.transitions, steps, strict=True
@@ -109,7 +110,7 @@ def test_actions_are_clipped_before_they_are_taken(path):
         env.reset()
         env.step(np.array([5.0, -31.0]))
         env.step([1, -10])
-    np.testing.assert_array_equal(d4rl.read(path).actions[:2], [[1, -1], [0, 0]])
+    np.testing.assert_array_equal(hdf5.read(path).actions[:2], [[1, -1], [0, 0]])
 
 
 def test_mujoco_state_is_that_before_the_action(path):
@@ -147,7 +148,7 @@ def test_dict_observations_are_flat(path):
         obs, _ = recorded.reset()
         assert obs["a"] == 2  # the user sees the environment's own
         recorded.step(np.ones(2))
-    np.testing.assert_array_equal(d4rl.read(path).observations[0], [1, 2, 3, 4, 0, 0, 1])
+    np.testing.assert_array_equal(hdf5.read(path).observations[0], [1, 2, 3, 4, 0, 0, 1])
 
 
 # Older recordings
@@ -189,7 +190,7 @@ def test_append_to_nothing_and_of_nothing(path):
 def test_append_to_another_environment(path):
     with Recorder(Count(), path, env_id="mine:Count-v0") as env:
         play(env, (3,))
-    assert d4rl.read(path).env_id == "mine:Count-v0"
+    assert hdf5.read(path).env_id == "mine:Count-v0"
     with pytest.raises(UserError, match=r"environment 'mine:Count-v0', not 'Hopper-v4'"):
         Recorder(Count(), path, env_id="Hopper-v4", append=True)
     with pytest.raises(UserError, match="sizes"):
@@ -202,7 +203,7 @@ def test_killed_program_loses_no_episode(path):
     steps = play(env, (9, 9, 9))
     env.reset()
     env.step(env.action_space.low)
-    partial = recorder.partial_path(path)
+    partial = log.partial_path(path)
     assert list(path.parent.iterdir()) == [partial]
     # What a killed program leaves: what has reached the file, and half of a step.
     left = partial.read_bytes() + b"\0" * 5
@@ -223,7 +224,7 @@ def test_log_that_ends_inside_an_episode(path):
     env = Recorder(Count(((2, "terminal"),)), path)
     steps = play(env, (9, 4))[:-1]
     env._log.flush()
-    partial = recorder.partial_path(path)
+    partial = log.partial_path(path)
     convert.convert(str(partial), str(path))
     dataset = assert_same(path, steps)
     np.testing.assert_array_equal(np.flatnonzero(dataset.ends), [1, 5])
@@ -242,7 +243,7 @@ def test_exception_keeps_what_was_recorded(path):
 
 def test_partial_file_of_something_else(path):
     path.parent.mkdir()
-    recorder.partial_path(path).write_bytes(b"\x80\x04 no log\n")
+    log.partial_path(path).write_bytes(b"\x80\x04 no log\n")
     with pytest.raises(UserError, match=r"count\.hdf5\.partial' is no log of a Recorder"):
         Recorder(Count(), path, append=True)
 
@@ -264,7 +265,7 @@ def test_full_disk(path):
         with pytest.raises(UserError, match=r"No space left.*stratdiff data convert") as caught:
             call()
         assert "\n" not in str(caught.value)
-    convert.convert(str(recorder.partial_path(path)), str(path))
+    convert.convert(str(log.partial_path(path)), str(path))
     assert_same(path, steps)
 
 
