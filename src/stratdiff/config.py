@@ -288,7 +288,7 @@ def translated(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
     scores = {"base": "none", "random": "random", "stratdiff": options.get("alignment", "guided")}
     if method not in scores:
         raise UserError(f"method is {method!r}; write score = none, random, guided or support.")
-    out["score"] = scores[method]
+    out |= {"score": scores[method], "split": "ratio"}
     if "inverse_temperature" in out.get("energy", {}):
         out["energy"] = dict(out["energy"])
         out["inverse_temperature"] = out["energy"].pop("inverse_temperature")

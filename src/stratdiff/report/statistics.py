@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Shaped
-from scipy import stats
 
 RESAMPLES = 2000
 LEVELS = (0.025, 0.975)
 
+Points = Float[np.ndarray, " points"]
 Strata = Sequence[Float[np.ndarray, "batch _"]]
 Statistic = Callable[[Strata], Float[np.ndarray, " batch"]]
 
@@ -29,6 +29,10 @@ class Estimate:
     high: float = math.nan
 
     @property
+    def has_value(self) -> bool:
+        return math.isfinite(self.value)
+
+    @property
     def has_interval(self) -> bool:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
@@ -40,7 +44,9 @@ def mean(strata: Strata) -> Float[np.ndarray, " batch"]:
 
 def iqm(strata: Strata) -> Float[np.ndarray, " batch"]:
     """Mean of the middle half of all runs of all tasks."""
-    return np.asarray(stats.trim_mean(np.concatenate(list(strata), axis=1), 0.25, axis=1))
+    x = np.concatenate(list(strata), axis=1)
+    cut = x.shape[1] // 4
+    return np.sort(x, axis=1)[:, cut : x.shape[1] - cut].mean(1)
 
 
 def improvement(strata: Strata) -> Float[np.ndarray, " batch"]:
@@ -70,11 +76,7 @@ def bootstrap(statistic: Statistic, strata: Sequence[Float[np.ndarray, " _"]]) -
     return Estimate(value, float(low), float(high))
 
 
-def curve(
-    values: Float[np.ndarray, "points seeds"],
-) -> tuple[
-    Float[np.ndarray, " points"], Float[np.ndarray, " points"], Float[np.ndarray, " points"]
-]:
+def curve(values: Float[np.ndarray, "points seeds"]) -> tuple[Points, Points, Points]:
     """Mean over the seeds at each point and its interval; all points share the drawn seeds.
 
     NaN are left out; the interval is NaN where fewer than two seeds have a number.

@@ -1,0 +1,140 @@
+"""What a figure shows, as data: panels of curves, bands, dots or bars, and their legend."""
+
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from stratdiff.report.statistics import Estimate
+
+Steps = Int[np.ndarray, " points"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """A colour, and what tells lines of one colour apart, in Matplotlib's terms."""
+
+    color: str
+    dash: Any = "-"
+    marker: str = "o"
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """An entry of a legend: a line, or an area where there is a hatch."""
+
+    label: str
+    style: Style
+    hatch: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A metric over steps."""
+
+    style: Style
+    steps: Steps
+    values: Float[np.ndarray, "points seeds"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """Lines of means over the seeds, and bands of their intervals."""
+
+    lines: Sequence[Line]
+    ylabel: str
+    xlabel: str = "environment steps"
+    level: float | None = None
+    """A horizontal line."""
+    level_style: Style = Style("#666666", "--")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fans:
+    """Bands around a line for each group, widest first, and a threshold, over steps."""
+
+    steps: Steps
+    groups: Sequence[tuple[Style, Sequence[tuple[np.ndarray, np.ndarray]], np.ndarray]]
+    """Style, bands (low, high) and the line in the middle, all [points]."""
+    threshold: Float[np.ndarray, " points"]
+    ylabel: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dots:
+    """Named estimates below one another."""
+
+    rows: Sequence[tuple[str, Style, Estimate]]
+    xlabel: str
+    level: float | None = None
+    """A vertical line; 0.5 where the estimates are probabilities."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """Estimates against the option that was varied."""
+
+    points: Sequence[tuple[float, Style, Estimate]]
+    xlabel: str
+    ylabel: str
+    level: float | None = None
+    """A horizontal line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bars:
+    """Named bars of stacked parts."""
+
+    rows: Sequence[tuple[str, Sequence[tuple[Key, float]]]]
+    xlabel: str
+
+
+Part = Curves | Fans | Dots | Response | Bars
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One small picture: parts from top to bottom that share their x axis."""
+
+    title: str
+    parts: Sequence[Part]
+    height: float = 2.3
+    """Inches."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """Panels that belong together, with one legend."""
+
+    name: str
+    panels: Sequence[Panel | None]
+    """None leaves a place free."""
+    legend: Sequence[Key] = ()
+    columns: int = 4
+    band: str = ""
+    """What its bands are, in a sentence for the caption."""
+    remark: str = ""
+    """What else the caption says of these runs alone."""
+
+    @property
+    def stack(self) -> int:
+        """Parts of a panel."""
+        return max(len(panel.parts) for panel in self.panels if panel)
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text in lines of at most `width` characters."""
+    lines = [w for part in text.split("\n") for w in (textwrap.wrap(part, width) or [""])]
+    return "\n".join(lines)
+
+
+ROW_CHARACTERS = 20
+
+
+def rows_height(names: Sequence[str], around: float) -> float:
+    """Inches of a panel with a row a name, `around` of them for what is above and below."""
+    lines = sum(1 + len(wrapped(name, ROW_CHARACTERS).split("\n")) for name in names) / 2
+    return around + 0.24 * lines
