@@ -6,7 +6,7 @@ only, otherwise an array. A new rule is one class that implements `Split`.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -153,6 +153,6 @@ def diagnostics(
     return out
 
 
-def split_class(name: str, score: str) -> type[Split]:
+def split_class(name: str, score: str) -> type[Any]:
     """The split rule of a config; without a score there is nothing to split by."""
     return Whole if score == "none" else SPLITS.find(name)
