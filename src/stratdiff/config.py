@@ -364,6 +364,13 @@ def flat_options(config: Config) -> dict[str, Any]:
     return flat(config.to_table())
 
 
+def difference(found: Config, wanted: Config) -> str:
+    """Where a run that is there differs from the one wanted, in words; '' where it does not."""
+    a, b = flat_options(found), flat_options(wanted)
+    key = next((k for k in [*b, *a] if a.get(k) != b.get(k)), None)
+    return f"{key} {a.get(key)!r}, not {b.get(key)!r}" if key else ""
+
+
 def of_other_part(option: str) -> str:
     """Which parts have an option that the chosen ones lack; '' if none has."""
     return _options_of_parts().get(option.lstrip("-").replace("-", "_").split(".")[0], "")
