@@ -1,8 +1,10 @@
 """examples/extensions/: each file against numbers worked by hand, and all through the command."""
 
 import csv
+import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import numpy as np
 import pointmass
 import pytest
 
+import stratdiff
 from stratdiff import registry
 from stratdiff.agents.calql import CalQL, CalQLConfig
 from stratdiff.agents.iql import IQL, IQLConfig
@@ -63,6 +66,25 @@ def test_each_is_one_short_file():
         "td3bc.py", "rnd.py", "threshold.py", "csv_sink.py", "npz_source.py",
     }  # fmt: skip
     assert max(lengths.values()) <= 120
+
+
+def test_the_documentation_quotes_the_files():
+    """Excerpts are verbatim, and the score that is given whole works."""
+    text, quoted = (TESTS.parent / "docs" / "extending.md").read_text(), set()
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        name, _, excerpt = block.partition("\n")
+        if name.startswith("# "):
+            assert excerpt in (EXTENSIONS / name[2:]).read_text(), name
+            quoted.add(name[2:])
+        else:
+            found = {}
+            exec(block, found)
+            batch = Batch(transitions(3), (), jnp.zeros(3, bool))
+            score = found["Magnitude"](NoOptions(), 2, 2).score((), None, batch, None)
+            np.testing.assert_allclose(score, np.square(batch.transitions.action).sum(1), rtol=1e-6)
+    assert quoted == {"td3bc.py", "rnd.py", "threshold.py", "npz_source.py"}
+    for path in EXTENSIONS.glob("*.py"):
+        assert f"(../examples/extensions/{path.name})" in text
 
 
 # The command line
@@ -335,12 +357,16 @@ def test_a_dynamic_split_drives_the_agent(name):
         algorithm.init(jax.random.key(0)),
         replace_fn=lambda weight: weight.at[:, 2:].set(0.0),
     )
-    update = jax.jit(algorithm.update, compiler_options=reference.FAST)
+
+    @functools.partial(jax.jit, compiler_options=reference.FAST)
+    def update(score_key):
+        state, metrics = algorithm.update(start, batch, keys._replace(score=score_key))
+        return state.agent, metrics["conservative_fraction"]
 
     counts = set()
     for seed in range(4):
-        found, metrics = update(start, batch, keys._replace(score=jax.random.key(seed)))
-        counts.add(round(float(metrics["conservative_fraction"]) * n))
+        found, fraction = update(jax.random.key(seed))
+        counts.add(round(float(fraction) * n))
     assert len(counts) > 1 and 0 < max(counts) < n
 
     score = algorithm.score.score((), algorithm.view(start), batch, jax.random.key(3))
@@ -348,7 +374,7 @@ def test_a_dynamic_split_drives_the_agent(name):
     ordered = jax.tree.map(lambda x: x[rows.order], batch.transitions)
     constant = jax.jit(agent.update, static_argnums=3, compiler_options=reference.FAST)
     expected, _ = constant(start.agent, ordered, keys.agent, int(rows.conservative))
-    reference.assert_trees_close(found.agent, expected, rtol=1e-4, atol=1e-6)
+    reference.assert_trees_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_threshold_of_two_batches():
@@ -436,6 +462,13 @@ def test_the_rows_of_two_episodes(tmp_path):
     assert np.flatnonzero(data.ends).tolist() == [3, 6]
     assert np.flatnonzero(data.terminals).tolist() == [6]
     assert data.episode_returns.tolist() == [7.0, 7.0]
+
+
+def test_a_source_that_a_program_names_is_trusted(folder, monkeypatch):
+    monkeypatch.setattr(registry, "_trusted", set())
+    config = stratdiff.make_config(dataset=f"npz_source:Folder/{folder[0]}", env=pointmass.ENV)
+    data = stratdiff.load_dataset(config.dataset)
+    np.testing.assert_array_equal(data.actions[data.transitions], folder[1]["actions"])
 
 
 @pytest.mark.parametrize(
