@@ -161,7 +161,7 @@ class Config(RunOptions):
         return StratDiff(
             agent,
             SCORES.find(self.score)(self.scoring, obs_dim, action_dim),  # type: ignore[call-arg]
-            split_class(self.split, self.score)(self.splitting),  # type: ignore[call-arg]
+            split_class(self.split, self.score)(self.splitting),
             self.batch_size,
             agent.reward_units(self.recipe, reward_scale).q_divisor,
         )
@@ -222,7 +222,8 @@ def make_config(preset: str = "paper", recipe: str = "", **options: Any) -> Conf
     Raises:
         UserError: an option is unknown or out of range.
     """
-    registry.trust(*(str(options.get(key, "")) for key in ("base", "score", "split", "env")))
+    names_code = ("base", "score", "split", "dataset", "env")
+    registry.trust(*(str(options.get(key, "")) for key in names_code))
     registry.trust(*map(str, options.get("track", ())))
     return config_of(options, preset, recipe)
 
