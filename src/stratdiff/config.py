@@ -281,19 +281,21 @@ def translated(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
     Until version 0.1, `method` and `alignment` said what `score` says, and β stood with the energy
     model's options.
     """
-    if not {"method", "alignment"} & options.keys():
-        return options, ""
-    out = {key: value for key, value in options.items() if key not in ("method", "alignment")}
-    method = options.get("method", "stratdiff")
-    scores = {"base": "none", "random": "random", "stratdiff": options.get("alignment", "guided")}
-    if method not in scores:
-        raise UserError(f"method is {method!r}; write score = none, random, guided or support.")
-    out |= {"score": scores[method], "split": "ratio"}
-    if "inverse_temperature" in out.get("energy", {}):
-        out["energy"] = dict(out["energy"])
-        out["inverse_temperature"] = out["energy"].pop("inverse_temperature")
-    old = ", ".join(f"{key} {options[key]!r}" for key in ("method", "alignment") if key in options)
-    return out, f"{old} of an earlier version is read as score {out['score']!r}"
+    out, said = dict(options), []
+    if {"method", "alignment"} & options.keys():
+        method, alignment = out.pop("method", "stratdiff"), out.pop("alignment", "guided")
+        scores = {"base": "none", "random": "random", "stratdiff": alignment}
+        if method not in scores:
+            raise UserError(f"method is {method!r}; write score = none, random, guided or support.")
+        out |= {"score": scores[method], "split": "ratio"}
+        said.append(f"method {method!r} and alignment {alignment!r} as score {out['score']!r}")
+    energy = out.get("energy")
+    if isinstance(energy, dict) and "inverse_temperature" in energy:
+        out["energy"] = {k: v for k, v in energy.items() if k != "inverse_temperature"}
+        out["inverse_temperature"] = energy["inverse_temperature"]
+        said.append("energy.inverse_temperature as inverse_temperature")
+    note = f"options of an earlier version are read: {', '.join(said)}" if said else ""
+    return out, note
 
 
 @functools.cache
