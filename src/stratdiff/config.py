@@ -335,23 +335,30 @@ def table_to_config(table: dict[str, Any], where: str) -> Config:
             part: {field.name for field in _fields(chosen[part].options)}
             for part in ("scoring", "splitting")
         }
+        agent_name = chosen["agent"].name
+        groups = [own, names["scoring"], names["splitting"], {agent_name}]
+        twice = {key for i, a in enumerate(groups) for b in groups[:i] for key in a & b}
+        if twice:
+            raise UserError(
+                f"two of the run, its --base, --score and --split have an option "
+                f"{min(twice)!r}; rename it in the class from outside."
+            )
         for key, value in table.items():
             part = next((part for part in names if key in names[part]), None)
             if key in own:
                 run[key] = value
             elif part is not None:
                 parts[part][key] = value
-            elif key == chosen["agent"].name:
+            elif key == agent_name:
                 if not isinstance(value, dict):
                     raise UserError(f"{key} is {value!r}; it must be a table of options.")
                 parts["agent"] = value
             elif key not in _options_of_parts():
                 known = own | {*_options_of_parts()} | names["scoring"] | names["splitting"]
                 raise UserError(f"unknown option {key!r}; nearest: {nearest(key, known)}.")
-        prefix = f"{chosen['agent'].name}."
         config = Config(
             **dataclasses.asdict(from_table(RunOptions, run)),
-            agent=from_table(chosen["agent"].options, parts["agent"], prefix),
+            agent=from_table(chosen["agent"].options, parts["agent"], f"{agent_name}."),
             scoring=from_table(chosen["scoring"].options, parts["scoring"]),
             splitting=from_table(chosen["splitting"].options, parts["splitting"]),
         )
