@@ -28,6 +28,7 @@ from stratdiff.options import (
     check,
     flat,
     from_table,
+    value_of,
 )
 from stratdiff.scores.base import SCORES
 from stratdiff.splits import SPLITS, split_class
@@ -131,7 +132,7 @@ class Config(RunOptions):
     @property
     def run(self) -> RunOptions:
         """The run's own options alone."""
-        return RunOptions(**{f.name: getattr(self, f.name) for f in _fields(RunOptions)})
+        return RunOptions(**{name: getattr(self, name) for name in _names(RunOptions)})
 
     def to_table(self) -> dict[str, Any]:
         """All options as one nested table."""
@@ -200,8 +201,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
 Preset = Literal["demo", "paper"]
 
 
-def _fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(kind)
+def _names(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 def override(options: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -222,7 +223,8 @@ def make_config(preset: str = "paper", recipe: str = "", **options: Any) -> Conf
     Raises:
         UserError: an option is unknown or out of range.
     """
-    registry.trust(*(str(options.get(key, "")) for key in ("base", "score", "split", "env")))
+    names_code = ("base", "score", "split", "dataset", "env")
+    registry.trust(*(str(options.get(key, "")) for key in names_code))
     registry.trust(*map(str, options.get("track", ())))
     return config_of(options, preset, recipe)
 
@@ -280,19 +282,21 @@ def translated(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
     Until version 0.1, `method` and `alignment` said what `score` says, and β stood with the energy
     model's options.
     """
-    if not {"method", "alignment"} & options.keys():
-        return options, ""
-    out = {key: value for key, value in options.items() if key not in ("method", "alignment")}
-    method = options.get("method", "stratdiff")
-    scores = {"base": "none", "random": "random", "stratdiff": options.get("alignment", "guided")}
-    if method not in scores:
-        raise UserError(f"method is {method!r}; write score = none, random, guided or support.")
-    out |= {"score": scores[method], "split": "ratio"}
-    if "inverse_temperature" in out.get("energy", {}):
-        out["energy"] = dict(out["energy"])
-        out["inverse_temperature"] = out["energy"].pop("inverse_temperature")
-    old = ", ".join(f"{key} {options[key]!r}" for key in ("method", "alignment") if key in options)
-    return out, f"{old} of an earlier version is read as score {out['score']!r}"
+    out, said = dict(options), []
+    if {"method", "alignment"} & options.keys():
+        method, alignment = out.pop("method", "stratdiff"), out.pop("alignment", "guided")
+        scores = {"base": "none", "random": "random", "stratdiff": alignment}
+        if method not in scores:
+            raise UserError(f"method is {method!r}; write score = none, random, guided or support.")
+        out |= {"score": scores[method], "split": "ratio"}
+        said.append(f"method {method!r} and alignment {alignment!r} as score {out['score']!r}")
+    energy = out.get("energy")
+    if isinstance(energy, dict) and "inverse_temperature" in energy:
+        out["energy"] = {k: v for k, v in energy.items() if k != "inverse_temperature"}
+        out["inverse_temperature"] = energy["inverse_temperature"]
+        said.append("energy.inverse_temperature as inverse_temperature")
+    note = f"options of an earlier version are read: {', '.join(said)}" if said else ""
+    return out, note
 
 
 @functools.cache
@@ -301,8 +305,8 @@ def _options_of_parts() -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for parts in (SCORES, SPLITS):
         for name in parts.names():
-            for field in _fields(parts.find(name).options):
-                found.setdefault(field.name, []).append(f"{parts.option} {name}")
+            for option in sorted(_names(parts.find(name).options)):
+                found.setdefault(option, []).append(f"{parts.option} {name}")
     for name in AGENTS.names():
         found.setdefault(AGENTS.find(name).name, []).append(f"--base {name}")
     return {option: " or ".join(parts) for option, parts in found.items()}
@@ -315,42 +319,29 @@ def table_to_config(table: dict[str, Any], where: str) -> Config:
         UserError: an option is unknown or out of its range.
     """
     try:
-        table, _ = translated(table)
-        for name in ("base", "score", "split"):
-            if not isinstance(table.get(name, ""), str):
-                raise UserError(f"--{name} is {table[name]!r}; it must be a text.")
-        score = table.get("score", RunOptions.score)
-        chosen: dict[str, Any] = {
-            "agent": AGENTS.find(table.get("base", RunOptions.base)),
-            "scoring": SCORES.find(score),
-            "splitting": split_class(table.get("split", RunOptions.split), score),
-        }
-        own = {field.name for field in _fields(RunOptions)}
-        parts: dict[str, dict[str, Any]] = {name: {} for name in chosen}
-        run: dict[str, Any] = {}
-        names = {
-            part: {field.name for field in _fields(chosen[part].options)}
-            for part in ("scoring", "splitting")
-        }
-        for key, value in table.items():
-            part = next((part for part in names if key in names[part]), None)
-            if key in own:
-                run[key] = value
-            elif part is not None:
-                parts[part][key] = value
-            elif key == chosen["agent"].name:
-                if not isinstance(value, dict):
-                    raise UserError(f"{key} is {value!r}; it must be a table of options.")
-                parts["agent"] = value
-            elif key not in _options_of_parts():
-                known = own | {*_options_of_parts()} | names["scoring"] | names["splitting"]
-                raise UserError(f"unknown option {key!r}; nearest: {nearest(key, known)}.")
-        prefix = f"{chosen['agent'].name}."
+        table, own = translated(table)[0], _names(RunOptions)
+        run = from_table(RunOptions, {key: table[key] for key in own & table.keys()})
+        agent, score = AGENTS.find(run.base), SCORES.find(run.score)
+        split = split_class(run.split, run.score)
+        groups = [own, {agent.name}, _names(score.options), _names(split.options)]
+        known = set().union(*groups)
+        if len(known) < sum(map(len, groups)):
+            raise UserError(
+                f"--base {run.base}, --score {run.score}, --split {run.split} and the run itself "
+                "have options of the same name; rename them in the class from outside."
+            )
+        for key in table.keys() - known - _options_of_parts().keys():
+            near = nearest(key, known | _options_of_parts().keys())
+            raise UserError(f"unknown option {key!r}; nearest: {near}.")
         config = Config(
-            **dataclasses.asdict(from_table(RunOptions, run)),
-            agent=from_table(chosen["agent"].options, parts["agent"], prefix),
-            scoring=from_table(chosen["scoring"].options, parts["scoring"]),
-            splitting=from_table(chosen["splitting"].options, parts["splitting"]),
+            **dataclasses.asdict(run),
+            agent=value_of(agent.options, table.get(agent.name, {}), agent.name),
+            scoring=from_table(
+                score.options, {key: table[key] for key in groups[2] & table.keys()}
+            ),
+            splitting=from_table(
+                split.options, {key: table[key] for key in groups[3] & table.keys()}
+            ),
         )
         config.validate()
     except UserError as error:
@@ -361,6 +352,13 @@ def table_to_config(table: dict[str, Any], where: str) -> Config:
 def flat_options(config: Config) -> dict[str, Any]:
     """All options by their dotted names."""
     return flat(config.to_table())
+
+
+def difference(found: Config, wanted: Config) -> str:
+    """Where a run that is there differs from the one wanted, in words; '' where it does not."""
+    a, b = flat_options(found), flat_options(wanted)
+    key = next((k for k in [*b, *a] if a.get(k) != b.get(k)), None)
+    return f"{key} {a.get(key)!r}, not {b.get(key)!r}" if key else ""
 
 
 def of_other_part(option: str) -> str:

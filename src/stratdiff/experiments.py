@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stratdiff import registry
-from stratdiff.config import Config, config_of, flat_options, override, read_config, table_to_config
+from stratdiff.config import Config, config_of, difference, override, read_config, table_to_config
 from stratdiff.data.sources import check
 from stratdiff.errors import UserError, nearest
 from stratdiff.training.loop import resume, train
@@ -175,12 +175,11 @@ def _state(cell: Cell, directory: Path) -> tuple[str, str]:
     wanted = cell.config
     if not wanted.env:  # the run wrote down the one that its data names
         wanted = dataclasses.replace(wanted, env=found.env)
-    if found != wanted:
-        a, b = flat_options(found), flat_options(wanted)
-        key = next(k for k in [*b, *a] if a.get(k) != b.get(k))
+    other = difference(found, wanted)
+    if other:
         return "other", (
-            f"{str(directory)!r} holds a run with {key} {a.get(key)!r}, the experiment asks for "
-            f"{b.get(key)!r}; give another --out, or remove that run."
+            f"{str(directory)!r} holds a run with {other}, which the experiment asks for; give "
+            "another --out, or remove that run."
         )
     return ("done" if _summary(directory) else "open"), ""
 

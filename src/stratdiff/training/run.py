@@ -6,14 +6,14 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from stratdiff.config import OUTSIDE, Config
+from stratdiff.config import OUTSIDE, Config, difference, read_config
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.device import to_device
 from stratdiff.data.lock import alone
@@ -34,6 +34,8 @@ from stratdiff.training.setup import check_data, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases
 from stratdiff.training.state import Accumulator
 from stratdiff.training.summary import summarize, versions, write_text
+
+T = TypeVar("T", bound="Run")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -123,8 +125,7 @@ class Run:
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as opened:
             opened.enter_context(alone(self.directory))
-            if not (self.directory / "config.json").exists():
-                write_text(self.directory / "config.json", self.config.to_json())
+            self._check_config(self.directory / "config.json")
             self.state = self.setup.init(self.config.seeds)
             self.checkpoints = Checkpoints(self.directory / "checkpoints")
             opened.callback(self.checkpoints.close)
@@ -146,6 +147,17 @@ class Run:
             if not resumed:
                 self._checkpoint()
             self._resources = opened.pop_all()
+
+    def _check_config(self, path: Path) -> None:
+        """Write config.json, or check that a run that is there has the same options."""
+        if not path.exists():
+            return write_text(path, self.config.to_json())
+        other = difference(read_config(path), self.config)
+        if other:
+            raise UserError(
+                f"{str(self.directory)!r} holds a run with {other}; give another directory, or "
+                "open it with the config that it was started with."
+            )
 
     def _restore(self) -> bool:
         found = self.checkpoints.restore(self.state)
@@ -169,7 +181,7 @@ class Run:
         self.position = dataclasses.replace(position, versions=versions())
         return True
 
-    def __enter__(self) -> Self:
+    def __enter__(self: T) -> T:
         return self
 
     def __exit__(self, *_: object) -> None:
