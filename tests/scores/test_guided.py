@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made import ACT, AGENT, BATCH, BEHAVIOUR, OBS, make_batch, make_support, q_value, scaled
+from scored import ACT, AGENT, BATCH, BEHAVIOUR, OBS, make_batch, make_support, q_value, scaled
 
 from stratdiff.diffusion.energy import EnergyConfig, EnergyModel
 from stratdiff.diffusion.sampler import dpm_solver

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from made import AGENT, BATCH, make_batch
+from scored import AGENT, BATCH, make_batch
 from scipy import stats
 
 from stratdiff.scores import SCORES, Score

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made import ACT, AGENT, BATCH, BEHAVIOUR, OBS, SUPPORT, make_batch, make_support, q_value
+from scored import ACT, AGENT, BATCH, BEHAVIOUR, OBS, SUPPORT, make_batch, make_support, q_value
 from scipy.stats import spearmanr
 
 from stratdiff.phases import StorePhase
