@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from stratdiff.agents.base import ActorCritic

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from scored import AGENT, BATCH, make_batch
 from scipy import stats
+from scored import AGENT, BATCH, make_batch
 
 from stratdiff.scores import SCORES, Score
 from stratdiff.scores.none import NoScore

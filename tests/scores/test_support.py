@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scored import ACT, AGENT, BATCH, BEHAVIOUR, OBS, SUPPORT, make_batch, make_support, q_value
 from scipy.stats import spearmanr
+from scored import ACT, AGENT, BATCH, BEHAVIOUR, OBS, SUPPORT, make_batch, make_support, q_value
 
 from stratdiff.phases import StorePhase
 from stratdiff.scores import support as module
