@@ -18,13 +18,13 @@ from stratdiff.errors import UserError, nearest
 
 Recipe = Literal["locomotion", "antmaze"]
 Returns = tuple[float, float]
+"""Reference returns: those of score 0 and score 100. None for them: the score is the return."""
 
 
 class Facts(NamedTuple):
     """What the name of an environment implies; the defaults hold for an unknown one."""
 
     reference_returns: Returns | None = None
-    """Returns of score 0 and score 100; None: the score is the plain return."""
     recipe: Recipe = "locomotion"
     """antmaze: sparse rewards of 1 at a goal; locomotion: everything else."""
     contact_margins: bool = False
@@ -58,7 +58,6 @@ class Task:
     horizon: int | None = None
     """Steps after which the environment cuts an episode; None: never."""
     reference_returns: Returns | None = None
-    """Returns of score 0 and score 100; None: the score is the plain return."""
     recipe: Recipe = "locomotion"
 
     def __repr__(self) -> str:

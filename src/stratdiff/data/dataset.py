@@ -234,13 +234,13 @@ def from_arrays(
         raise UserError(
             f"{where} has arrays of different length ({found}); each needs one row per step."
         )
-    for key in ("terminals", "timeouts"):
-        _check_finite(key, arrays.get(key, np.zeros(0)), where)
-    terminals, timeouts = arrays["terminals"] > 0.5, arrays.get("timeouts")
-    timeouts = None if timeouts is None else timeouts > 0.5
-    ends, transitions = transition_rows(terminals, timeouts, horizon)
+    flags = {key: arrays[key] for key in ("terminals", "timeouts") if key in arrays}
+    for key, flag in flags.items():
+        _check_finite(key, flag, where)
+        flags[key] = flag > 0.5
+    ends, transitions = transition_rows(flags["terminals"], flags.get("timeouts"), horizon)
     steps = arrays["observations"], arrays["actions"], arrays["rewards"]
-    dataset = Dataset(name, env_id, *steps, terminals, ends, transitions, metadata or {})
+    dataset = Dataset(name, env_id, *steps, flags["terminals"], ends, transitions, metadata or {})
     validate(dataset, where)
     return dataset
 

@@ -9,15 +9,12 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stratdiff.data.lock import locked
+from stratdiff.data.sources import Progress
 from stratdiff.errors import UserError
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all; 0 where the server does not say)."""
 
 # Seconds before each further attempt.
 _WAITS = (0.5, 1.0, 2.0, 4.0)
@@ -35,6 +32,8 @@ class _Unreachable(_Cut):
 
 def fetch(url: str, path: str | Path, progress: Progress | None = None) -> None:
     """Download `url` to `path` unless that exists; a later call resumes from `<path>.part`.
+
+    `progress` is told bytes; 0 in all where the server does not say.
 
     Raises:
         UserError: the server cannot be reached, has no such file or keeps breaking off, or the
@@ -113,9 +112,8 @@ def _attempt(url: str, partial: Path, progress: Progress | None) -> None:
                 done += len(block)
                 if progress is not None:
                     progress(done, total or 0)
-    size = partial.stat().st_size
-    if total not in (None, size):
-        raise _Cut(f"the connection broke off after {size} of {total} bytes")
+    if total not in (None, done):
+        raise _Cut(f"the connection broke off after {done} of {total} bytes")
 
 
 def _connect(request: urllib.request.Request, partial: Path) -> http.client.HTTPResponse:

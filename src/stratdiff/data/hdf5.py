@@ -105,6 +105,7 @@ def write(
 
     path = Path(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             # Checked first: HDF5 can crash the process when the disk fills up while it writes.
             needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD

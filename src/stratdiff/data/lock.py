@@ -31,11 +31,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """Write into the path that this gives; without an error the result then replaces `path`.
 
     Raises:
-        OSError: the folder cannot be made or written; nothing is left behind.
+        OSError: the folder cannot be written; nothing is left behind.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         os.replace(partial, path)
     finally:

@@ -86,8 +86,7 @@ class AntMaze(gymnasium.Env[np.ndarray, np.ndarray]):
     state. `reset(options={"xy": ..., "goal": ...})` sets where the ant or the goal is.
     """
 
-    _MODES = ("human", "rgb_array", "depth_array")
-    metadata = {"render_modes": [*_MODES], "render_fps": 10}  # noqa: RUF012  (Gymnasium's)
+    metadata = {"render_modes": ["human", "rgb_array", "depth_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(
         self, maze: str, render_mode: str | None = None, width: int = 480, height: int = 480

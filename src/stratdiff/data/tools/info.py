@@ -158,9 +158,8 @@ def table(info: Info) -> RenderableType:
     parts: list[RenderableType] = [facts]
     columns = ["mean", "std", "min", "25 %", "median", "75 %", "max"]
     spreads = Table("episodes", *(Column(c, justify="right") for c in columns))
-    for label, spread in zip(
-        ("length", "return", "score"), (info.lengths, info.returns, info.scores), strict=True
-    ):
+    known = {"length": info.lengths, "return": info.returns, "score": info.scores}
+    for label, spread in known.items():
         if spread is not None:
             spreads.add_row(label, *(_number(x) for x in dataclasses.astuple(spread)))
     if spreads.row_count:

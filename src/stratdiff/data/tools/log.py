@@ -47,6 +47,7 @@ class Log:
             self._check(header["env_id"], header["sizes"], self.partial)
         elif path.exists():
             rows = self._rows_of(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         # A crash while this is written loses nothing of an older log.
         with replacing(self.partial) as fresh, fresh.open("wb") as file:
             file.write(json.dumps(self.header).encode() + b"\n")

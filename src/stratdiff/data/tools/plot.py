@@ -59,6 +59,7 @@ def plot(dataset: Dataset, task: Task | None, out: str | Path) -> None:
     else:
         _draw_states(coverage, dataset.observations)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as partial:
             figure.savefig(partial, dpi=140, format=kind)
     except OSError as error:
