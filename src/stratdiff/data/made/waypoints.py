@@ -58,26 +58,24 @@ class Navigator:
         return np.where(inside, goal, cell_xy(self.maze, ahead) + 0.25 * CELL * noise)
 
 
-def _matrices(rows: list[list[np.ndarray]]) -> np.ndarray:
-    """Matrices [n, 3, 3] of rows of entries [n]."""
-    return np.stack([np.stack(row, -1) for row in rows], 1)
-
-
 def _rotation(quaternion: np.ndarray) -> np.ndarray:
     """Body-to-world matrices [n, 3, 3] of quaternions [n, 4]."""
     w, x, y, z = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).T
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return _matrices(rows)
+    return np.stack(
+        [
+            np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
+            np.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
+            np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
+        ],
+        1,
+    )
 
 
 def _about_z(angle: np.ndarray) -> np.ndarray:
     """Rotations [n, 3, 3] by angles [n] about the vertical."""
     cos, sin, zero, one = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
-    return _matrices([[cos, -sin, zero], [sin, cos, zero], [zero, zero, one]])
+    rows = [[cos, -sin, zero], [sin, cos, zero], [zero, zero, one]]
+    return np.stack([np.stack(row, -1) for row in rows], 1)
 
 
 def features(
