@@ -11,7 +11,7 @@ from synthetic import write_run
 
 from stratdiff.errors import UserError
 from stratdiff.report import compact, results
-from stratdiff.report.titles import title
+from stratdiff.report.runs import title
 
 COMMITTED = Path(__file__).parents[2] / "experiments" / "results"
 SCORES = ("none", "random", "guided", "support")
@@ -224,7 +224,7 @@ def test_reading_loads_no_matplotlib():
         for name in [x for x in sys.modules if x.split(".")[0] == "matplotlib"]:
             del sys.modules[name]
         sys.modules["matplotlib"] = None
-        from stratdiff.report import figures, page, render, results, tables
+        from stratdiff.report import figures, page, results, tables
         try:
             from stratdiff.report import drawing
         except ImportError:

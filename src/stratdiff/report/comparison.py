@@ -1,14 +1,13 @@
 """What can be compared: variants with their plain base, over tasks, and along one option."""
 
-import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from stratdiff.report.runs import Run, by_task, differing, options
+from stratdiff.report.runs import Run, by_task, clean, differing, options, title
 from stratdiff.report.statistics import Estimate, bootstrap, improvement, iqm, mean
-from stratdiff.report.titles import clean, title
 
 # Options that say how a run is watched, not what it does.
 _BOOKKEEPING = {"log_interval", "eval_interval", "offline_eval_interval", "eval_episodes"}
@@ -25,10 +24,8 @@ def reference(run: Run, runs: Sequence[Run]) -> Run | None:
 
 def paired_difference(run: Run, other: Run, values: str = "after") -> Float[np.ndarray, " seeds"]:
     """run minus other, for each seed that both have: they share its pre-training."""
-    both = [s for s in run.seeds if s in other.seeds]
-    a, b = (np.asarray(getattr(r, values)) for r in (run, other))
-    x = a[[run.seeds.index(s) for s in both]]
-    return np.asarray(x - b[[other.seeds.index(s) for s in both]], float)
+    own, plain = (dict(zip(r.seeds, getattr(r, values), strict=True)) for r in (run, other))
+    return np.array([own[seed] - plain[seed] for seed in run.seeds if seed in plain], float)
 
 
 def over_base(run: Run, runs: Sequence[Run]) -> Estimate:
@@ -37,8 +34,7 @@ def over_base(run: Run, runs: Sequence[Run]) -> Estimate:
     return Estimate() if other is None else bootstrap(mean, [paired_difference(run, other)])
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """Variants of a base algorithm with the tasks that all of them have."""
 
     base: str
@@ -72,8 +68,7 @@ def blocks(runs: Sequence[Run]) -> list[Block]:
     return out
 
 
-@dataclasses.dataclass(frozen=True)
-class Aggregate:
+class Aggregate(NamedTuple):
     """A variant over the tasks of a block."""
 
     variant: str
@@ -89,19 +84,23 @@ def aggregates(block: Block, runs: Sequence[Run]) -> list[Aggregate]:
     out = []
     for name, own in block.variants.items():
         pairs = [(run, other) for run in own if (other := reference(run, runs))]
-        over, better = Estimate(), Estimate()
-        if len(pairs) == len(own):
-            over = bootstrap(mean, [paired_difference(*pair) for pair in pairs])
-            better = bootstrap(improvement, [r.after for pair in pairs for r in pair])
-        after = [r.after for r in own]
-        regret = bootstrap(mean, [r.regret for r in own])
-        scores = bootstrap(iqm, after), bootstrap(mean, after)
-        out.append(Aggregate(name, *scores, over, better, regret))
+        if len(pairs) < len(own):
+            pairs = []  # nothing to estimate
+        after = [run.after for run in own]
+        out.append(
+            Aggregate(
+                name,
+                iqm=bootstrap(iqm, after),
+                mean=bootstrap(mean, after),
+                over_base=bootstrap(mean, [paired_difference(*pair) for pair in pairs]),
+                improvement=bootstrap(improvement, [r.after for pair in pairs for r in pair]),
+                regret=bootstrap(mean, [run.regret for run in own]),
+            )
+        )
     return out
 
 
-@dataclasses.dataclass(frozen=True)
-class Sweep:
+class Sweep(NamedTuple):
     """Runs of a task that differ in one numeric option alone, by its value."""
 
     base: str
@@ -114,21 +113,15 @@ def sweeps(runs: Sequence[Run]) -> list[Sweep]:
     """All sets of two runs or more that differ in one number."""
     out = []
     for (base, task), group in by_task(runs).items():
-        if len(group) < 2:
-            continue
-        tables = [options(run.config) for run in group]
-        numeric = sorted({k for t in tables for k, v in t.items() if type(v) in (int, float)})
-        for name in (n for n in numeric if n not in _BOOKKEEPING):
-            alike: dict[str, list[tuple[float, Run]]] = {}
-            for run, table in zip(group, tables, strict=True):
-                if type(table.get(name)) in (int, float):
-                    rest = {k: v for k, v in table.items() if k not in _BOOKKEEPING | {name}}
-                    key = repr(sorted(rest.items()))
-                    alike.setdefault(key, []).append((float(table[name]), run))
-            for points in alike.values():
-                if len({value for value, _ in points}) > 1:
-                    points.sort(key=lambda p: p[0])
-                    out.append(Sweep(base, task, name, points))
+        alike: dict[tuple[str, str], list[tuple[float, Run]]] = {}
+        for run in group:
+            table = {k: v for k, v in options(run.config).items() if k not in _BOOKKEEPING}
+            for name in (k for k, v in table.items() if type(v) in (int, float)):
+                rest = repr(sorted((k, v) for k, v in table.items() if k != name))
+                alike.setdefault((name, rest), []).append((float(table[name]), run))
+        for (name, _), points in sorted(alike.items(), key=lambda item: item[0][0]):
+            if len({value for value, _ in points}) > 1:
+                out.append(Sweep(base, task, name, sorted(points, key=lambda p: p[0])))
     return out
 
 

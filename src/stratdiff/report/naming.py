@@ -3,13 +3,12 @@
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from stratdiff.report.runs import Run, Series, differing
-from stratdiff.report.titles import TITLES, clean
+from stratdiff.report.runs import TITLES, Run, Series, by_task, clean, differing
 
 
 def arranged(runs: list[Run]) -> list[Run]:
@@ -36,46 +35,31 @@ def _natural(text: str) -> list[tuple[bool, Any]]:
 
 def _short_tasks(runs: list[Run]) -> list[Run]:
     """Tasks by the last part of the data set's name, as far as that tells them apart."""
-    meant = Counter(map(_last_part, {run.task for run in runs}))
-    short = [
-        dataclasses.replace(run, task=last) if meant[last] == 1 else run
-        for run, last in ((run, _last_part(run.task)) for run in runs)
-    ]
-    environments = Counter(
-        task for task, _ in {(run.task, str(run.config.get("env", ""))) for run in short}
-    )
-    return [
-        dataclasses.replace(run, task=f"{run.task} ({clean(run.config.get('env') or '?')})")
-        if environments[run.task] > 1
-        else run
-        for run in short
-    ]
-
-
-def _last_part(task: str) -> str:
-    return re.split(r"[/\\]", task)[-1].removesuffix(".hdf5") or task
-
-
-def _groups(runs: Iterable[Run]) -> list[list[Run]]:
-    """Runs of the same task, base algorithm and name."""
-    groups: dict[tuple[str, str, str], list[Run]] = {}
+    names = {r.task: re.split(r"[/\\]", r.task)[-1].removesuffix(".hdf5") or r.task for r in runs}
+    meant = Counter(names.values())
+    short = {task: name if meant[name] == 1 else task for task, name in names.items()}
+    pairs = {(short[run.task], str(run.config.get("env", ""))) for run in runs}
+    environments = Counter(task for task, _ in pairs)
+    out = []
     for run in runs:
-        groups.setdefault((run.task, run.base, run.variant), []).append(run)
-    return list(groups.values())
+        task = short[run.task]
+        if environments[task] > 1:
+            task += f" ({clean(run.config.get('env') or '?')})"
+        out.append(dataclasses.replace(run, task=task))
+    return out
 
 
 def _pooled(runs: list[Run]) -> list[Run]:
     """One run of all seeds from runs that differ in nothing else."""
     out = []
-    for group in _groups(runs):
+    for group in by_task(runs, "variant").values():
         alike: list[list[Run]] = []
         for run in group:
-            for others in alike:
-                if not differing(run, others[0]) and _points(run) == _points(others[0]):
-                    others.append(run)
-                    break
-            else:
+            same = (x for x in alike if not differing(run, x[0]) and _points(run) == _points(x[0]))
+            if (others := next(same, None)) is None:
                 alike.append([run])
+            else:
+                others.append(run)
         for parts in alike:
             seeds = [s for run in parts for s in run.seeds]
             out += [_pool(parts)] if len(parts) > 1 and len(set(seeds)) == len(seeds) else parts
@@ -90,14 +74,13 @@ def _points(run: Run) -> list[Any]:
 
 def _pool(parts: list[Run]) -> Run:
     parts = sorted(parts, key=lambda run: run.seeds)
-    first = parts[0]
+    first, spent = parts[0], [run.about["seconds"] for run in parts]
     seeds = tuple(s for run in parts for s in run.seeds)
 
     def joined(series: Sequence[Series]) -> Series:
         rest = {k: np.concatenate([s[k] for s in series], axis=1) for k in series[0] if k != "step"}
         return {"step": series[0]["step"]} | rest
 
-    spent = [run.about["seconds"] for run in parts]
     seconds = {k: round(sum(s.get(k, 0.0) for s in spent), 2) for k in spent[0]}
     speed = {}
     for k in first.about["updates_per_second"]:
@@ -111,9 +94,7 @@ def _pool(parts: list[Run]) -> Run:
         before=np.concatenate([run.before for run in parts]),
         after=np.concatenate([run.after for run in parts]),
         about=first.about | {"seconds": seconds, "updates_per_second": speed},
-        evaluations={
-            phase: joined([run.evaluations[phase] for run in parts]) for phase in first.evaluations
-        },
+        evaluations={k: joined([run.evaluations[k] for run in parts]) for k in first.evaluations},
         diagnostics=joined([run.diagnostics for run in parts]),
     )
 
@@ -121,14 +102,11 @@ def _pool(parts: list[Run]) -> Run:
 def _told_apart(runs: list[Run]) -> list[Run]:
     """Names that are still the same get the names above them that differ in front."""
     out = []
-    for group in _groups(runs):
+    for group in by_task(runs, "variant").values():
         names = [run.variant for run in group]
-        depth = max(len(run.origin) for run in group)
-        for level in range(depth):
-            if len(set(names)) == len(names):
-                break
+        for level in range(max(len(run.origin) for run in group)):
             above = [run.origin[level] if level < len(run.origin) else "" for run in group]
-            if len(set(above)) > 1:
+            if len(set(names)) < len(names) and len(set(above)) > 1:
                 names = [f"{a}/{n}" if a else n for a, n in zip(above, names, strict=True)]
         for i, run in enumerate(group):
             again = names[:i].count(names[i])

@@ -11,15 +11,11 @@ from typing import Any
 from stratdiff.errors import UserError
 from stratdiff.report.compact import FORMAT, compact, from_compact
 from stratdiff.report.naming import arranged
-from stratdiff.report.runs import LeftOut, Run
-from stratdiff.report.titles import clean, title
+from stratdiff.report.runs import LeftOut, Run, clean, title
 from stratdiff.sinks.jsonl import read_metrics
 
 # What JSON of another form can raise while it is read as a run.
-_MALFORMED = (
-    *(KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError),
-    UserError,
-)
+_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, UserError)
 
 
 class _Unusable(Exception):
@@ -37,28 +33,23 @@ def read(paths: Sequence[str]) -> tuple[list[Run], list[LeftOut]]:
     runs: list[Run] = []
     left_out: list[LeftOut] = []
     seen: set[Path] = set()
-
-    def is_new(path: Path) -> bool:
-        known = path.resolve() in seen
-        seen.add(path.resolve())
-        return not known
-
     for name in paths:
-        path = Path(name)
-        if path.is_file():
-            if is_new(path):
-                _read_compact(path, runs, left_out)
-            continue
-        if not path.is_dir():
+        if not (path := Path(name)).exists():
             raise UserError(f"{name!r} does not exist; give run directories, or ones above them.")
-        found = _run_directories(path)
+        found = [path] if path.is_file() else _run_directories(path)
         if not found:
             left_out.append(_left_out(name, "no run is in it: no config.json there or below"))
-        for directory in filter(is_new, found):
+        for item in found:
+            if item.resolve() in seen:
+                continue
+            seen.add(item.resolve())
+            if item.is_file():
+                _read_compact(item, runs, left_out)
+                continue
             try:
-                runs.append(_read_directory(directory))
+                runs.append(_read_directory(item))
             except _Unusable as error:
-                left_out.append(_left_out(str(directory), str(error)))
+                left_out.append(_left_out(str(item), str(error)))
     if not runs:
         reasons = "; ".join(f"{x.path!r}: {x.reason}" for x in left_out[:5])
         more = f"; and {len(left_out) - 5} more" if len(left_out) > 5 else ""
@@ -108,14 +99,12 @@ def _read_directory(directory: Path) -> Run:
             )
         summary = _read_json(directory / "summary.json")
         last = [r["step"] for r in records if r["phase"] in ("base", "online") and "score" in r]
-        wanted = config["online_steps"] or config["offline_steps"]
-        if not last or last[-1] != wanted:
+        if last[-1:] != [config["online_steps"] or config["offline_steps"]]:
             raise _Unusable(f"metrics.jsonl is not complete ({progress})")
         return _named(from_compact(compact(config, summary, records)), directory.resolve())
     except _MALFORMED as error:
-        raise _Unusable(
-            f"its files are not of a run's form ({type(error).__name__}: {error})"
-        ) from error
+        said = f"{type(error).__name__}: {error}"
+        raise _Unusable(f"its files are not of a run's form ({said})") from error
 
 
 def _progress(config: dict[str, Any], records: list[dict[str, Any]]) -> str:
@@ -139,8 +128,7 @@ def _named(run: Run, directory: Path) -> Run:
     bases = {run.base, title(run.base)}
     scores = {run.score, title(run.score), "base" if run.is_plain else "stratdiff"}
     base, score = ("|".join(map(re.escape, names)) for names in (bases, scores))
-    stamp = rf"{re.escape(dataset)}-({base})-({score})-\d{{8}}-\d{{6}}"
-    if re.fullmatch(stamp, name):
+    if re.fullmatch(rf"{re.escape(dataset)}-({base})-({score})-\d{{8}}-\d{{6}}", name):
         return dataclasses.replace(run, variant=title(run.score), origin=(name, *above))
     # `iql-random` and `calql-random` are one variant of two bases.
     variant = clean(name.removeprefix(f"{run.base}-") or name)
@@ -148,11 +136,7 @@ def _named(run: Run, directory: Path) -> Run:
 
 
 def _read_compact(path: Path, runs: list[Run], left_out: list[LeftOut]) -> None:
-    """Add the runs of a compact results file, and what it says was left out.
-
-    Raises:
-        UserError: it is no such file.
-    """
+    """Add the runs of a compact results file, and what it says was left out."""
     try:
         data = _read_json(path)
         if data.get("format") != FORMAT:
@@ -161,6 +145,5 @@ def _read_compact(path: Path, runs: list[Run], left_out: list[LeftOut]) -> None:
         runs += [dataclasses.replace(from_compact(run), origin=above) for run in data["runs"]]
         left_out += [_left_out(x["path"], x["reason"]) for x in data["left_out"]]
     except (_Unusable, *_MALFORMED) as error:
-        raise UserError(
-            f"{str(path)!r} is no results file of `stratdiff report`: {error}."
-        ) from error
+        said = f"{str(path)!r} is no results file of `stratdiff report`: {error}."
+        raise UserError(said) from error
