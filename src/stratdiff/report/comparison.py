@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from stratdiff.report.runs import Run, by_task, clean, differing, options, title
+from stratdiff.report.runs import Run, Runs, by_task, clean, differing, options, title
 from stratdiff.report.statistics import Estimate, bootstrap, improvement, iqm, mean
 
 # Options that say how a run is watched, not what it does.
@@ -14,7 +14,7 @@ _BOOKKEEPING = {"log_interval", "eval_interval", "offline_eval_interval", "eval_
 _BOOKKEEPING |= {"checkpoint_seconds", "save_policies"}
 
 
-def reference(run: Run, runs: Sequence[Run]) -> Run | None:
+def reference(run: Run, runs: Runs) -> Run | None:
     """The plain base that a run is compared with: of several, the one of the nearest config."""
     if run.is_plain:
         return None
@@ -28,7 +28,7 @@ def paired_difference(run: Run, other: Run, values: str = "after") -> Float[np.n
     return np.array([own[seed] - plain[seed] for seed in run.seeds if seed in plain], float)
 
 
-def over_base(run: Run, runs: Sequence[Run]) -> Estimate:
+def over_base(run: Run, runs: Runs) -> Estimate:
     """Score after, over that of the plain base, paired by seed."""
     other = reference(run, runs)
     return Estimate() if other is None else bootstrap(mean, [paired_difference(run, other)])
@@ -43,7 +43,7 @@ class Block(NamedTuple):
     """Per variant a run for each task."""
 
 
-def blocks(runs: Sequence[Run]) -> list[Block]:
+def blocks(runs: Runs) -> list[Block]:
     """What can be averaged over tasks: for each set of tasks some variant has, all that have it.
 
     Only tasks with normalised scores, unless there is just one.
@@ -79,7 +79,11 @@ class Aggregate(NamedTuple):
     regret: Estimate
 
 
-def aggregates(block: Block, runs: Sequence[Run]) -> list[Aggregate]:
+Found = Sequence[tuple[Block, Sequence[Aggregate]]]
+"""Blocks with their variants' aggregates."""
+
+
+def aggregates(block: Block, runs: Runs) -> list[Aggregate]:
     """Each variant of the block; over the plain base only where every task has one."""
     out = []
     for name, own in block.variants.items():
@@ -109,7 +113,7 @@ class Sweep(NamedTuple):
     points: list[tuple[float, Run]]
 
 
-def sweeps(runs: Sequence[Run]) -> list[Sweep]:
+def sweeps(runs: Runs) -> list[Sweep]:
     """All sets of two runs or more that differ in one number."""
     out = []
     for (base, task), group in by_task(runs).items():
@@ -125,7 +129,7 @@ def sweeps(runs: Sequence[Run]) -> list[Sweep]:
     return out
 
 
-def notes(runs: Sequence[Run]) -> list[str]:
+def notes(runs: Runs) -> list[str]:
     """What makes runs of a task less comparable than they look."""
     out = []
     for (base, task), group in by_task(runs).items():

@@ -71,10 +71,8 @@ def _drawn(
         canvas = Canvas(figsize=size, layout="constrained")
         ratios = [height / stack for height in heights for _ in range(stack)]
         axes = canvas.subplots(rows * stack, columns, squeeze=False, height_ratios=ratios)
-        for i in range(rows * columns):
-            row, column = divmod(i, columns)
-            own = axes[row * stack : (row + 1) * stack, column]
-            panel = shown[i] if i < len(shown) else None
+        places = axes.reshape(rows, stack, columns).swapaxes(1, 2).reshape(-1, stack)
+        for own, panel in itertools.zip_longest(places, shown):
             if panel is None:
                 for axis in own:
                     axis.set_axis_off()
@@ -124,7 +122,7 @@ def _inline(svg: str) -> tuple[str, str]:
 
 @functools.singledispatch
 def _draw(part: Any, axis: Any) -> None:
-    """Draw a part of a panel, by its kind."""
+    raise TypeError(f"no part of a panel: {part!r}")
 
 
 @_draw.register
@@ -237,4 +235,4 @@ def _scale(axis: Any, values: np.ndarray) -> None:
         axis.set_yscale("symlog", linthresh=typical)
     else:
         return
-    axis.yaxis.set(major_formatter="{x:g}", minor_formatter=NullFormatter())
+    axis.yaxis.set(major_formatter=lambda v, _: f"{v:g}", minor_formatter=NullFormatter())

@@ -9,10 +9,10 @@ import numpy as np
 
 from stratdiff.report import panels
 from stratdiff.report.compact import ORIGINS, QUANTILES
-from stratdiff.report.comparison import Aggregate, Block, over_base, reference, sweeps
+from stratdiff.report.comparison import Found, over_base, reference, sweeps
 from stratdiff.report.panels import Figure, Key, Line, Panel, Part, Style, rows_height
-from stratdiff.report.runs import Run, Series, by_task, clean, phases, title
-from stratdiff.report.statistics import Estimate, bootstrap, finite_mean, mean
+from stratdiff.report.runs import Run, Runs, Series, by_task, clean, phases, title
+from stratdiff.report.statistics import bootstrap, finite_mean, mean
 
 NAMES = ["main", "offline", "aggregate", "improvement", "ablation", "sensitivity"]
 NAMES += ["exchange", "auc", "alignment", "q_values", "cost"]
@@ -26,11 +26,10 @@ MOST_CURVES = 7  # in a panel
 MOST_FANS = 24
 
 Looks = dict[str, Style]
+Parts = Callable[[list[Run]], list[Part]]
 
 
-def figures(
-    runs: Sequence[Run], found: Sequence[tuple[Block, Sequence[Aggregate]]]
-) -> list[Figure]:
+def figures(runs: Runs, found: Found) -> list[Figure]:
     """All figures that the runs and their aggregates give something to show for."""
     looks = styles(runs)
     drawn, dropped = choose(runs)
@@ -48,7 +47,7 @@ def figures(
     return [figure for figure in each if figure is not None]
 
 
-def styles(runs: Sequence[Run]) -> Looks:
+def styles(runs: Runs) -> Looks:
     """The look of each variant: plain bases gray, the others in colours, in the report's order."""
     out: Looks = {}
     plain = list(dict.fromkeys(r.variant for r in runs if r.is_plain))
@@ -62,7 +61,7 @@ def styles(runs: Sequence[Run]) -> Looks:
     return out
 
 
-def choose(runs: Sequence[Run]) -> tuple[list[Run], str]:
+def choose(runs: Runs) -> tuple[list[Run], str]:
     """The runs to draw as curves, and a sentence that names the variants left out.
 
     Of a sweep over one option only the variants of most tasks: the others have a figure of their
@@ -89,7 +88,7 @@ def _titled(task: str, base: str) -> str:
     return f"{task}\n{title(base)}"
 
 
-def _band(runs: Sequence[Run]) -> str:
+def _band(runs: Runs) -> str:
     counts = {len(run.seeds) for run in runs}
     if counts == {1}:
         return "One seed: no interval is drawn."
@@ -98,25 +97,15 @@ def _band(runs: Sequence[Run]) -> str:
 
 
 def _by_task(
-    name: str,
-    runs: Sequence[Run],
-    looks: Looks,
-    parts: Callable[[list[Run]], list[Part]],
-    keys: Sequence[Key] = (),
-    height: float = 2.3,
-    remark: str = "",
+    name: str, runs: Runs, looks: Looks, parts: Parts, keys: Sequence[Key] = (), remark: str = ""
 ) -> Figure | None:
     """A panel a task and base algorithm, with a row a base algorithm where that fits."""
-    if not runs:
-        return None
     columns = max(2, min(4, len({run.task for run in runs})))
-    found = [
-        Panel(_titled(task, base), parts(group), height)
-        for (base, task), group in by_task(runs).items()
-    ]
+    each = [(_titled(task, base), parts(group)) for (base, task), group in by_task(runs).items()]
+    found = [Panel(heading, own, 2.3 if len(own) == 1 else 3.4) for heading, own in each]
     have = {run.variant for run in runs}
     legend = [Key(variant, look) for variant, look in looks.items() if variant in have]
-    return Figure(name, found, [*legend, *keys], columns, _band(runs), remark)
+    return Figure(name, found, [*legend, *keys], columns, _band(runs), remark) if found else None
 
 
 def _lines(group: list[Run], looks: Looks, metric: str, phase: str = "") -> list[Line]:
@@ -128,7 +117,7 @@ def _lines(group: list[Run], looks: Looks, metric: str, phase: str = "") -> list
 _DATA = Key("mean episode of the data", Style("#999999", ":", ""))
 
 
-def curves(runs: Sequence[Run], looks: Looks, phase: str, dropped: str = "") -> Figure | None:
+def curves(runs: Runs, looks: Looks, phase: str, dropped: str = "") -> Figure | None:
     """Scores over the online phase, or over the offline one, `base`."""
     drawn = [r for r in runs if phase in r.evaluations]
     name, steps = "main", "environment steps"
@@ -149,53 +138,52 @@ def curves(runs: Sequence[Run], looks: Looks, phase: str, dropped: str = "") -> 
     return _by_task(name, drawn, looks, parts, [_DATA], remark=dropped)
 
 
-_ESTIMATES = (  # of a block: figure, label, attribute of Aggregate, level of no difference
-    ("aggregate", "IQM of scores after", "iqm", None),
-    ("aggregate", "mean score after", "mean", None),
-    ("aggregate", "regret (lower is better)", "regret", None),
-    ("improvement", "P(better than plain {})", "improvement", 0.5),
-    ("ablation", "score over plain {}", "over_base", 0.0),
+_OVER_BASE = "score over plain {}"
+_ESTIMATES = (  # of a block: figure, label, level of no difference, attribute of Aggregate
+    ("aggregate", "IQM of scores after", None, "iqm"),
+    ("aggregate", "mean score after", None, "mean"),
+    ("aggregate", "regret (lower is better)", None, "regret"),
+    ("improvement", "P(better than plain {})", 0.5, "improvement"),
+    ("ablation", _OVER_BASE, 0.0, "over_base"),
 )
 
 
-def estimates(
-    runs: Sequence[Run], found: Sequence[tuple[Block, Sequence[Aggregate]]], looks: Looks
-) -> list[Figure]:
+def estimates(runs: Runs, found: Found, looks: Looks) -> list[Figure]:
     """Scores and regret over tasks, the probability of improvement, the change over the base."""
-    each: dict[str, dict[str, list[Panel | None]]] = {name: {} for name, *_ in _ESTIMATES}
+    bases = dict.fromkeys(run.base for run in runs)
+    each: dict[str, dict[str, list[Panel | None]]]
+    each = {name: {base: [] for base in bases} for name, *_ in _ESTIMATES}
 
-    def add(
-        name: str, base: str, where: str, label: str, rows: dict[str, Estimate], level: float | None
-    ) -> None:
-        known = [(variant, looks[variant], e) for variant, e in rows.items() if e.has_value]
+    def add(figure: str, base: str, where: str, label: str, level: float | None, rows: Any) -> None:
+        known = [(variant, looks[variant], e) for variant, e in rows if e.has_value]
+        height = rows_height([variant for variant, _, _ in known], 1.0)
+        dots = panels.Dots(known, label.format(title(base)), level)
         if known:
-            height = rows_height([variant for variant, _, _ in known], 1.0)
-            dots = panels.Dots(known, label.format(title(base)), level)
-            each[name].setdefault(base, []).append(Panel(_titled(where, base), [dots], height))
+            each[figure][base].append(Panel(_titled(where, base), [dots], height))
 
     for block, own in found:
-        where = block.tasks[0] if len(block.tasks) == 1 else f"{len(block.tasks)} tasks"
-        for name, label, kind, level in _ESTIMATES:
-            if name != "ablation" or len(block.tasks) > 1:
-                rows = {a.variant: getattr(a, kind) for a in own}
-                add(name, block.base, where, label, rows, level)
+        tasks = block.tasks[0] if len(block.tasks) == 1 else f"{len(block.tasks)} tasks"
+        for figure, label, level, kind in _ESTIMATES:
+            if figure != "ablation" or len(block.tasks) > 1:
+                rows = [(a.variant, getattr(a, kind)) for a in own]
+                add(figure, block.base, tasks, label, level, rows)
     for (base, task), group in by_task(runs).items():
-        rows = {run.variant: over_base(run, runs) for run in group}
-        add("ablation", base, task, "score over plain {}", rows, 0.0)
+        rows = [(run.variant, over_base(run, runs)) for run in group]
+        add("ablation", base, task, _OVER_BASE, 0.0, rows)
     many = [block for block, _ in found if len(block.tasks) > 1]
     sets = "; ".join(f"{title(b.base)}: {', '.join(b.tasks)}" for b in many)
     remark = "One seed: no interval. " if all(len(r.seeds) == 1 for r in runs) else ""
     remark += f"Tasks: {sets}." if sets else ""
     out = []
-    for name, of_base in each.items():
+    for name, of_bases in each.items():
         shown: list[Panel | None] = []
-        for some in of_base.values():  # each on a row of its own
-            shown += [None] * (-len(shown) % 3) + some
+        for of_base in filter(None, of_bases.values()):  # each on a row of its own
+            shown += [None] * (-len(shown) % 3) + of_base
         out += [Figure(name, shown, columns=3, remark=remark)] if shown else []
     return out
 
 
-def sensitivity(runs: Sequence[Run], looks: Looks) -> Figure | None:
+def sensitivity(runs: Runs, looks: Looks) -> Figure | None:
     """Score and regret against the one option that a sweep changes."""
     found, any_plain = [], False
     for sweep in sweeps(runs):
@@ -216,9 +204,7 @@ def sensitivity(runs: Sequence[Run], looks: Looks) -> Figure | None:
     return Figure("sensitivity", found, legend) if found else None
 
 
-def diagnostic(
-    runs: Sequence[Run], looks: Looks, name: str, metric: str, ylabel: str
-) -> Figure | None:
+def diagnostic(runs: Runs, looks: Looks, name: str, metric: str, ylabel: str) -> Figure | None:
     """A metric over the online phase that is 0.5 by chance."""
 
     def parts(group: list[Run]) -> list[Part]:
@@ -233,7 +219,7 @@ _ORIGINS = (
 )
 
 
-def alignment(runs: Sequence[Run]) -> Figure | None:
+def alignment(runs: Runs) -> Figure | None:
     """Alignment scores of a batch's rows by origin, and the threshold that splits them."""
     scored = [r for r in runs if r.score not in ("none", "random")]
     have = [r for r in scored if "alignment_threshold" in r.diagnostics]
@@ -261,7 +247,7 @@ def _fan(series: Series, origin: str) -> tuple[list[Any], np.ndarray]:
     return [(middle - spread, middle + spread)], middle
 
 
-def q_values(runs: Sequence[Run], looks: Looks) -> Figure | None:
+def q_values(runs: Runs, looks: Looks) -> Figure | None:
     """Mean Q above, evaluated return below."""
     drawn = [r for r in runs if "q_mean" in r.diagnostics and "online" in r.evaluations]
 
@@ -269,7 +255,7 @@ def q_values(runs: Sequence[Run], looks: Looks) -> Figure | None:
         q, returns = _lines(group, looks, "q_mean"), _lines(group, looks, "return", "online")
         return [panels.Curves(q, "mean Q"), panels.Curves(returns, "return")]
 
-    return _by_task("q_values", drawn, looks, parts, height=3.4)
+    return _by_task("q_values", drawn, looks, parts)
 
 
 _PHASES = {
@@ -281,7 +267,7 @@ _PHASES = {
 }
 
 
-def cost(runs: Sequence[Run]) -> Figure | None:
+def cost(runs: Runs) -> Figure | None:
     """Wall time of each phase."""
     timed = [r for r in runs if r.about["seconds"]]
     order = phases(timed)

@@ -12,9 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stratdiff.errors import UserError
 from stratdiff.report import compact, figures, results, tables
-from stratdiff.report.comparison import Aggregate, Block, aggregates, blocks, notes, over_base
+from stratdiff.report.comparison import Found, aggregates, blocks, notes, over_base
 from stratdiff.report.panels import Figure
-from stratdiff.report.runs import LeftOut, Run, title
+from stratdiff.report.runs import LeftOut, Run, Runs, title
 from stratdiff.report.statistics import Estimate
 from stratdiff.report.tables import Table, shown
 
@@ -44,7 +44,7 @@ def report(paths: Sequence[str], out: str) -> tuple[list[Run], list[LeftOut]]:
     return runs, left_out
 
 
-def short_rows(runs: Sequence[Run]) -> list[list[str]]:
+def short_rows(runs: Runs) -> list[list[str]]:
     """For a terminal: task, base, variant, before, after, over the plain base."""
     rows = []
     for run in runs:
@@ -54,7 +54,7 @@ def short_rows(runs: Sequence[Run]) -> list[list[str]]:
     return rows
 
 
-def _write(runs: Sequence[Run], left_out: Sequence[LeftOut], folder: Path) -> None:
+def _write(runs: Runs, left_out: Sequence[LeftOut], folder: Path) -> None:
     from stratdiff.report import drawing  # loads Matplotlib
 
     found = [(block, aggregates(block, runs)) for block in blocks(runs)]
@@ -100,9 +100,9 @@ def _move(partial: Path, target: Path) -> None:
 
 
 def render(
-    runs: Sequence[Run],
+    runs: Runs,
     left_out: Sequence[LeftOut],
-    found: Sequence[tuple[Block, Sequence[Aggregate]]],
+    found: Found,
     tables: Sequence[Table],
     figures: Sequence[Figure],
     panel_svgs: Callable[[Figure], list[tuple[str, str, str]]],
@@ -123,7 +123,7 @@ def render(
     )
 
 
-def about(runs: Sequence[Run]) -> dict[str, str]:
+def about(runs: Runs) -> dict[str, str]:
     """What was compared, in a few lines."""
 
     def listed(values: Iterable[Any]) -> str:

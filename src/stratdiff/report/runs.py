@@ -1,7 +1,7 @@
 """A finished run as the report sees it, how its options compare with another's, and names."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +56,9 @@ class Run:
         if online is None or not self.normalized:
             return np.full(len(self.seeds), np.nan)
         return statistics.regret(online["step"], online["score"])
+
+
+Runs = Sequence[Run]
 
 
 class LeftOut(NamedTuple):

@@ -8,8 +8,8 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from stratdiff.report.compact import DIAGNOSTICS
-from stratdiff.report.comparison import Aggregate, Block, over_base
-from stratdiff.report.runs import Run, clean, phases, title
+from stratdiff.report.comparison import Found, over_base
+from stratdiff.report.runs import Run, Runs, clean, phases, title
 from stratdiff.report.statistics import Estimate, bootstrap, finite_mean, mean
 
 NAMES = ("scores", "aggregate", "seeds", "diagnostics", "cost", "runs")
@@ -83,7 +83,7 @@ def _names(run: Run) -> list[Cell]:
     return [run.task, title(run.base), run.variant]
 
 
-def scores(runs: Sequence[Run]) -> Table:
+def scores(runs: Runs) -> Table:
     """Before → after, for each task and variant."""
     columns = [*_RUN, "seeds", "before", "after", "change", "over base", "regret"]
     rows = []
@@ -94,7 +94,7 @@ def scores(runs: Sequence[Run]) -> Table:
     return Table("scores", columns, rows, [0, 0, 0, 0, 1, 1, 1, 1, 3])
 
 
-def aggregate(found: Sequence[tuple[Block, Sequence[Aggregate]]]) -> Table:
+def aggregate(found: Found) -> Table:
     """Over tasks."""
     columns = ["base", "variant", "tasks", "IQM after", "mean after", "over base", "P(better)"]
     columns += ["regret", "which tasks"]
@@ -104,7 +104,7 @@ def aggregate(found: Sequence[tuple[Block, Sequence[Aggregate]]]) -> Table:
     return Table("aggregate", columns, rows, [0, 0, 0, 1, 1, 1, 2, 3, 0])
 
 
-def seeds(runs: Sequence[Run]) -> Table:
+def seeds(runs: Runs) -> Table:
     """Every single number."""
     rows: list[list[Cell]] = []
     for run in runs:
@@ -114,7 +114,7 @@ def seeds(runs: Sequence[Run]) -> Table:
     return Table("seeds", columns, rows, [0, 0, 0, 0, 1, 1, 3])
 
 
-def diagnostics(runs: Sequence[Run]) -> Table:
+def diagnostics(runs: Runs) -> Table:
     """Means over the online phase."""
     columns = [*_RUN, "exchange fraction", "alignment AUC", "threshold", "mean Q"]
     rows = []
@@ -126,7 +126,7 @@ def diagnostics(runs: Sequence[Run]) -> Table:
     return Table("diagnostics", columns, rows, [0, 0, 0, 3, 3, 2, 1])
 
 
-def cost(runs: Sequence[Run]) -> Table:
+def cost(runs: Runs) -> Table:
     """Speed and time."""
     order = phases(runs)
     rows: list[list[Cell]] = []
@@ -141,7 +141,7 @@ def cost(runs: Sequence[Run]) -> Table:
     return Table("cost", columns, rows, [0] * 6 + [1] * (len(order) + 1))
 
 
-def configurations(runs: Sequence[Run]) -> Table:
+def configurations(runs: Runs) -> Table:
     """What was run, on what."""
 
     def say(value: Any) -> str:
