@@ -65,7 +65,7 @@ def test_the_base_in_front_of_a_variant_s_name_is_dropped(tmp_path):
         (lambda d: (d / "config.json").write_text("{}"), "not of a run's form"),
         (lambda d: (d / "config.json").write_bytes(b"\xff\x00"), "config.json could not be read"),
         (lambda d: (d / "metrics.jsonl").unlink(), "metrics.jsonl is not complete (nothing"),
-        (lambda d: (d / "metrics.jsonl").write_bytes(b"\xff\xfe"), "metrics.jsonl could not"),
+        (lambda d: (d / "metrics.jsonl").write_bytes(b"\xff\n"), "metrics.jsonl could not"),
         (lambda d: (d / "metrics.jsonl").write_text('{"a": 3}\n'), "not of a run's form"),
         (lambda d: _repeat(d), "steps go back"),
         (lambda d: _cut(d), "metrics.jsonl is not complete (online step 5000 of 10000)"),

@@ -90,7 +90,7 @@ def _read_directory(directory: Path) -> Run:
         records = read_metrics(directory / "metrics.jsonl")
     except FileNotFoundError:
         records = []
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, UserError) as error:
         raise _Unusable(f"metrics.jsonl could not be read ({error})") from error
     try:
         progress = _progress(config, records)
