@@ -205,9 +205,8 @@ def _with_ray(cells: list[Cell], out: Path) -> Iterator[tuple[Cell, str]]:
     except ConnectionError:
         ray.init(include_dashboard=False)
     try:
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        gpus, cores = (1, None) if ray.cluster_resources().get("GPU") else (0, 1)
         run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_run_apart)
-        cores = None if gpus else 1
         jobs = {run.remote(cell, out.absolute(), cores): cell for cell in cells}
         while jobs:
             (job,), _ = ray.wait(list(jobs))
@@ -233,10 +232,8 @@ def _job() -> int:
         else:
             train(table_to_config(options, name), directory, shared=shared)
         return 0
-    except UserError as error:
-        said = str(error)
-    except KeyboardInterrupt:
-        said = "interrupted"
+    except (UserError, KeyboardInterrupt) as error:
+        said = str(error) or "interrupted"
     except Exception as error:  # the other cells go on
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"

@@ -91,16 +91,11 @@ def aggregates(block: Block, runs: Runs) -> list[Aggregate]:
         if len(pairs) < len(own):
             pairs = []  # nothing to estimate
         after = [run.after for run in own]
-        out.append(
-            Aggregate(
-                name,
-                iqm=bootstrap(iqm, after),
-                mean=bootstrap(mean, after),
-                over_base=bootstrap(mean, [paired_difference(*pair) for pair in pairs]),
-                improvement=bootstrap(improvement, [r.after for pair in pairs for r in pair]),
-                regret=bootstrap(mean, [run.regret for run in own]),
-            )
-        )
+        over = bootstrap(mean, [paired_difference(*pair) for pair in pairs])
+        better = bootstrap(improvement, [r.after for pair in pairs for r in pair])
+        regret = bootstrap(mean, [run.regret for run in own])
+        scores = bootstrap(iqm, after), bootstrap(mean, after)
+        out.append(Aggregate(name, *scores, over, better, regret))
     return out
 
 

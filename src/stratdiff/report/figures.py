@@ -88,14 +88,6 @@ def _titled(task: str, base: str) -> str:
     return f"{task}\n{title(base)}"
 
 
-def _band(runs: Runs) -> str:
-    counts = {len(run.seeds) for run in runs}
-    if counts == {1}:
-        return "One seed: no interval is drawn."
-    one = " Where there is one seed there is no band." if 1 in counts else ""
-    return f"Lines are means over the seeds, bands 95 % bootstrap intervals of the mean.{one}"
-
-
 def _by_task(
     name: str, runs: Runs, looks: Looks, parts: Parts, keys: Sequence[Key] = (), remark: str = ""
 ) -> Figure | None:
@@ -105,7 +97,8 @@ def _by_task(
     found = [Panel(heading, own, 2.3 if len(own) == 1 else 3.4) for heading, own in each]
     have = {run.variant for run in runs}
     legend = [Key(variant, look) for variant, look in looks.items() if variant in have]
-    return Figure(name, found, [*legend, *keys], columns, _band(runs), remark) if found else None
+    seeds = {len(run.seeds) for run in runs}
+    return Figure(name, found, [*legend, *keys], columns, remark, seeds) if found else None
 
 
 def _lines(group: list[Run], looks: Looks, metric: str, phase: str = "") -> list[Line]:

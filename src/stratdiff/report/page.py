@@ -81,10 +81,8 @@ def _check_out(target: Path) -> None:
     page = target / "index.html"
     earlier = page.is_file() and MARK.encode() in page.read_bytes()[:4096]
     if target.exists() and any(target.iterdir()) and not earlier:
-        raise UserError(
-            f"--out {str(target)!r} holds something that is no earlier report; give another "
-            "directory, or empty it."
-        )
+        said = f"--out {str(target)!r} holds something that is no earlier report"
+        raise UserError(f"{said}; give another directory, or empty it.")
 
 
 def _move(partial: Path, target: Path) -> None:

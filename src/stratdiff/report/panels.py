@@ -1,7 +1,7 @@
 """What a figure shows, as data: panels of curves, bands, dots or bars, and their legend."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,10 +101,10 @@ class Figure(NamedTuple):
     """None leaves a place free."""
     legend: Sequence[Key] = ()
     columns: int = 4
-    band: str = ""
-    """What its bands are, in a sentence for the caption."""
     remark: str = ""
-    """What else the caption says of these runs alone."""
+    """What the caption says of these runs alone."""
+    seeds: Set[int] = frozenset()
+    """How many seeds a run has, for the caption of its bands."""
 
     @property
     def stack(self) -> int:

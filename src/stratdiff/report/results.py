@@ -95,10 +95,8 @@ def _read_directory(directory: Path) -> Run:
     try:
         progress = _progress(config, records)
         if not (directory / "summary.json").is_file():
-            raise _Unusable(
-                f"no summary.json: the run did not finish ({progress}); "
-                f"`stratdiff resume {directory}` goes on with it"
-            )
+            said = f"no summary.json: the run did not finish ({progress})"
+            raise _Unusable(f"{said}; `stratdiff resume {directory}` goes on with it")
         summary = _read_json(directory / "summary.json")
         last = [r["step"] for r in records if r["phase"] in ("base", "online") and "score" in r]
         if last[-1:] != [config["online_steps"] or config["offline_steps"]]:

@@ -42,14 +42,13 @@ class Table(NamedTuple):
                 return [str(cell)]
             return [f"{v:.6g}" if math.isfinite(v) else "" for v in cell[: 3 if three else 1]]
 
-        def names(name: str, three: bool) -> list[str]:
-            return [name, f"{name} low", f"{name} high"] if three else [name]
-
         columns = zip(*self.rows, strict=True)
         wide = [any(isinstance(c, Estimate) and c.has_interval for c in cs) for cs in columns]
         text = io.StringIO()
         out = csv.writer(text, lineterminator="\n")
-        out.writerow(chain.from_iterable(map(names, self.columns, wide)))
+        heads = zip(self.columns, wide, strict=True)
+        names = ([name, f"{name} low", f"{name} high"][: 3 if w else 1] for name, w in heads)
+        out.writerow(chain.from_iterable(names))
         out.writerows(chain.from_iterable(map(cells, row, wide)) for row in self.rows)
         return text.getvalue()
 
