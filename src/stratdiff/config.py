@@ -205,6 +205,10 @@ def _names(kind: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
 
 
+def _only(table: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key in names}
+
+
 def override(options: dict[str, Any], changes: dict[str, Any]) -> None:
     """Put the (nested) changes into `options`; its tables are never those of `changes`."""
     for key, value in changes.items():
@@ -320,7 +324,7 @@ def table_to_config(table: dict[str, Any], where: str) -> Config:
     """
     try:
         table, own = translated(table)[0], _names(RunOptions)
-        run = from_table(RunOptions, {key: table[key] for key in own & table.keys()})
+        run = from_table(RunOptions, _only(table, own))
         agent, score = AGENTS.find(run.base), SCORES.find(run.score)
         split = split_class(run.split, run.score)
         groups = [own, {agent.name}, _names(score.options), _names(split.options)]
@@ -330,18 +334,14 @@ def table_to_config(table: dict[str, Any], where: str) -> Config:
                 f"--base {run.base}, --score {run.score}, --split {run.split} and the run itself "
                 "have options of the same name; rename them in the class from outside."
             )
-        for key in table.keys() - known - _options_of_parts().keys():
+        for key in _only(table, table.keys() - known - _options_of_parts().keys()):
             near = nearest(key, known | _options_of_parts().keys())
             raise UserError(f"unknown option {key!r}; nearest: {near}.")
         config = Config(
             **dataclasses.asdict(run),
             agent=value_of(agent.options, table.get(agent.name, {}), agent.name),
-            scoring=from_table(
-                score.options, {key: table[key] for key in groups[2] & table.keys()}
-            ),
-            splitting=from_table(
-                split.options, {key: table[key] for key in groups[3] & table.keys()}
-            ),
+            scoring=from_table(score.options, _only(table, groups[2])),
+            splitting=from_table(split.options, _only(table, groups[3])),
         )
         config.validate()
     except UserError as error:

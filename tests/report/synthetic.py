@@ -20,7 +20,7 @@ CONFIG = {
     "eval_episodes": 20, "checkpoint_seconds": 60.0, "save_policies": False,
     "iql": {"expectile": 0.7, "actor_hidden": [256, 256]},
     "behaviour": {"widths": [128, 64, 32], "support_actions": 8},
-    "energy": {"hidden": [64, 64, 64], "inverse_temperature": 3.0},
+    "energy": {"hidden": [64, 64, 64]}, "inverse_temperature": 3.0,
 }  # fmt: skip
 PLAIN = ("none", "random")  # scores that pre-train nothing
 
@@ -42,7 +42,8 @@ def write_run(
 ):
     """A run whose score climbs from `start` by `gain`; options are those of its config.json.
 
-    `old`: as runs were written whose `method` and `alignment` said what `score` does now.
+    `old`: as runs were written whose `method` and `alignment` said what `score` does now, and
+    whose β stood with the energy model's options.
     """
     given = {"dataset": task, "seeds": list(seeds), "log_interval": 10_000 // log_points} | options
     config = {
@@ -107,6 +108,8 @@ def write_run(
         alignment = config["score"] if method == "stratdiff" else "guided"
         written = {k: v for k, v in config.items() if k not in ("score", "split")}
         written |= {"method": method, "alignment": alignment}
+        beta = {"inverse_temperature": written.pop("inverse_temperature")}
+        written["energy"] = config["energy"] | beta
     (directory / "config.json").write_text(json.dumps(written, indent=2) + "\n")
     (directory / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     if not finished:

@@ -8,7 +8,7 @@ import pytest
 from synthetic import write_run
 
 from stratdiff.report import comparison, figures, results, tables
-from stratdiff.report.render import about, render
+from stratdiff.report.page import about, render
 from stratdiff.report.runs import LeftOut
 
 

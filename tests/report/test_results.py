@@ -11,7 +11,7 @@ from synthetic import write_run
 
 from stratdiff.errors import UserError
 from stratdiff.report import compact, results
-from stratdiff.report.titles import title
+from stratdiff.report.runs import title
 
 COMMITTED = Path(__file__).parents[2] / "experiments" / "results"
 SCORES = ("none", "random", "guided", "support")
@@ -65,7 +65,7 @@ def test_the_base_in_front_of_a_variant_s_name_is_dropped(tmp_path):
         (lambda d: (d / "config.json").write_text("{}"), "not of a run's form"),
         (lambda d: (d / "config.json").write_bytes(b"\xff\x00"), "config.json could not be read"),
         (lambda d: (d / "metrics.jsonl").unlink(), "metrics.jsonl is not complete (nothing"),
-        (lambda d: (d / "metrics.jsonl").write_bytes(b"\xff\xfe"), "metrics.jsonl could not"),
+        (lambda d: (d / "metrics.jsonl").write_bytes(b"\xff\n"), "metrics.jsonl could not"),
         (lambda d: (d / "metrics.jsonl").write_text('{"a": 3}\n'), "not of a run's form"),
         (lambda d: _repeat(d), "steps go back"),
         (lambda d: _cut(d), "metrics.jsonl is not complete (online step 5000 of 10000)"),
@@ -224,7 +224,7 @@ def test_reading_loads_no_matplotlib():
         for name in [x for x in sys.modules if x.split(".")[0] == "matplotlib"]:
             del sys.modules[name]
         sys.modules["matplotlib"] = None
-        from stratdiff.report import figures, page, render, results, tables
+        from stratdiff.report import figures, page, results, tables
         try:
             from stratdiff.report import drawing
         except ImportError:

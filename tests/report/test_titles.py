@@ -2,7 +2,7 @@
 
 import pytest
 
-from stratdiff.report.titles import clean, title
+from stratdiff.report.runs import clean, title
 
 
 def test_titles():

@@ -4,7 +4,6 @@ A run directory is cut down to it before it is read, so that a report of directo
 `results.json` that it wrote are the same.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -14,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from stratdiff.config import translated
-from stratdiff.report.runs import LeftOut, Run, Series
-from stratdiff.report.titles import clean
+from stratdiff.report.runs import LeftOut, Run, Series, clean
+from stratdiff.report.statistics import finite_mean
 from stratdiff.splits import QUANTILES
 
 FORMAT = "stratdiff results 1"
@@ -27,8 +26,8 @@ _FANS = [f"alignment_q{q}_{origin}" for origin in ORIGINS for q in QUANTILES]
 _SPREADS = [f"alignment_{kind}_{origin}" for origin in ORIGINS for kind in ("mean", "std")]
 _ABOUT = ["dataset", "environment", "seconds", "updates_per_second", "online_seconds"]
 _ABOUT += ["versions", "device", "git_revision"]
-
-_KEPT = [f.name for f in dataclasses.fields(Run) if f.name not in ("seeds", "origin")]
+_KEPT = ["task", "variant", "config", "normalized", "before", "after", "about"]
+_KEPT += ["evaluations", "diagnostics"]
 
 
 def compact(
@@ -50,7 +49,8 @@ def compact(
     diagnostics: dict[str, Any] = {"step": [logged[p[-1]]["step"] for p in parts]}
     for key in kept:
         values = _per_seed([r.get(key, [None] * n) for r in logged], n)
-        diagnostics[key] = [[_rounded(v) for v in column_means(values[p])] for p in parts]
+        means = [finite_mean(values[p], axis=0) for p in parts]
+        diagnostics[key] = [[float(f"{v:.5g}") for v in row] for row in means]
     return {
         "config": config,
         "normalized": summary["normalized"],
@@ -69,28 +69,23 @@ def from_compact(data: dict[str, Any]) -> Run:
         ValueError, KeyError, TypeError, AttributeError: it is not of the compact form.
     """
     config, about = translated(data["config"])[0], data["about"]
-    seeds = config["seeds"]
-    if not isinstance(seeds, list) or not seeds or any(type(s) is not int for s in seeds):
-        raise ValueError("seeds must be whole numbers")
-    n = len(seeds)
-    for key in ("base", "score"):
-        clean(config[key])
-    if not isinstance(about, dict) or not isinstance(data["evaluations"], dict):
-        raise ValueError("about and evaluations must be objects")
+    evaluations, diagnostics, seeds = data["evaluations"], data["diagnostics"], config["seeds"]
+    _expect(_of_type(seeds, int) and seeds, "seeds must be whole numbers")
+    both = isinstance(about, dict) and isinstance(evaluations, dict)
+    _expect(both, "about and evaluations must be objects")
     for key in ("seconds", "updates_per_second", "versions", "dataset"):
-        if not isinstance(about.setdefault(key, {}), dict):
-            raise ValueError(f"{key} must be an object")
+        _expect(isinstance(about.setdefault(key, {}), dict), f"{key} must be an object")
     for key in ("seconds", "updates_per_second"):
-        if any(type(v) not in (int, float) for v in about[key].values()):
-            raise ValueError(f"{key} must be numbers")
+        _expect(_of_type([*about[key].values()], int, float), f"{key} must be numbers")
     mean_score = about["dataset"].get("mean_score")
-    if type(mean_score) not in (int, float, type(None)):
-        raise ValueError("mean_score must be a number")
-    diagnostics = data["diagnostics"]
+    _expect(_of_type([mean_score], int, float, type(None)), "mean_score must be a number")
     known = [k for k in (*DIAGNOSTICS, *_FANS, *_SPREADS) if k in diagnostics]
+    n = len(seeds)
     return Run(
         task=clean(config["dataset"]),  # short once all runs are known
         variant=clean(data.get("variant", "?")),
+        base=clean(config["base"]),
+        score=clean(config["score"]),
         config=config,
         seeds=tuple(seeds),
         normalized=bool(data["normalized"]),
@@ -98,9 +93,9 @@ def from_compact(data: dict[str, Any]) -> Run:
         after=_per_seed([data["after"]], n)[0],
         about=about,
         evaluations={
-            phase: _series(data["evaluations"][phase], n, ("score", "return"))
+            phase: _series(evaluations[phase], n, ("score", "return"))
             for phase in ("base", "online")
-            if phase in data["evaluations"]
+            if phase in evaluations
         },
         diagnostics=_series(diagnostics, n, known),
     )
@@ -108,60 +103,45 @@ def from_compact(data: dict[str, Any]) -> Run:
 
 def to_json(runs: Sequence[Run], left_out: Sequence[LeftOut]) -> str:
     """The compact results file; a line holds one run."""
-
-    lines = [
-        json.dumps(_plain({key: getattr(run, key) for key in _KEPT}), separators=(",", ":"))
-        for run in runs
-    ]
-    missing = [json.dumps(dataclasses.asdict(x)) for x in left_out]
-    return (
-        f'{{"format": {json.dumps(FORMAT)},\n"left_out": [\n'
-        + ",\n".join(missing)
-        + '\n],\n"runs": [\n'
-        + ",\n".join(lines)
-        + "\n]}\n"
-    )
+    kept = [_plain({key: getattr(run, key) for key in _KEPT}) for run in runs]
+    lines = ",\n".join(json.dumps(run, separators=(",", ":")) for run in kept)
+    missing = ",\n".join(json.dumps(x._asdict()) for x in left_out)
+    return f'{{"format": "{FORMAT}",\n"left_out": [\n{missing}\n],\n"runs": [\n{lines}\n]}}\n'
 
 
-def column_means(values: Float[np.ndarray, "points seeds"]) -> list[float]:
-    """Mean of each seed's finite numbers; NaN where there are none."""
-    columns = [c[np.isfinite(c)] for c in values.T]
-    return [float(c.mean()) if len(c) else math.nan for c in columns]
+def _expect(holds: Any, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
+
+
+def _of_type(values: Any, *types: type) -> bool:
+    return isinstance(values, list) and all(type(v) in types for v in values)
 
 
 def _per_seed(rows: Any, n: int) -> Float[np.ndarray, "points seeds"]:
-    """JSON's rows of numbers or null, `n` to a row.
-
-    Raises:
-        ValueError: they are not.
-    """
-    ok = isinstance(rows, list) and all(isinstance(r, list) and len(r) == n for r in rows)
-    if not ok or any(type(v) not in (int, float, type(None)) for r in rows for v in r):
-        raise ValueError(f"expected lists of {n} numbers, one a seed")
-    filled = [[math.nan if v is None else float(v) for v in row] for row in rows]
-    return np.array(filled, float).reshape(len(filled), n)
+    """JSON's rows of numbers or null, `n` to a row."""
+    ok = isinstance(rows, list) and all(_of_type(r, int, float, type(None)) for r in rows)
+    _expect(ok and all(len(r) == n for r in rows), f"expected lists of {n} numbers, one a seed")
+    return np.array(rows, float).reshape(len(rows), n)  # null becomes NaN
 
 
 def _series(data: dict[str, Any], n: int, keys: Iterable[str]) -> Series:
     steps = data["step"]
-    if not isinstance(steps, list) or any(type(s) is not int for s in steps):
-        raise ValueError("steps must be whole numbers")
-    if any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
-        raise ValueError("steps go back: two processes wrote the log")
+    _expect(_of_type(steps, int), "steps must be whole numbers")
+    rising = all(a < b for a, b in zip(steps, steps[1:], strict=False))
+    _expect(rising, "steps go back: two processes wrote the log")
     out = {"step": np.array(steps, int)} | {k: _per_seed(data[k], n) for k in keys}
-    if any(len(values) != len(steps) for values in out.values()):
-        raise ValueError("metrics and steps differ in length")
+    same = all(len(values) == len(steps) for values in out.values())
+    _expect(same, "metrics and steps differ in length")
     return out
 
 
 def _plain(value: Any) -> Any:
     """The value with arrays as lists, and null for numbers that JSON does not have."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, dict):
         return {key: _plain(x) for key, x in value.items()}
-    if isinstance(value, list | np.ndarray):
-        return [_plain(x) for x in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    if isinstance(value, list):
+        return [_plain(x) for x in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _rounded(value: float) -> float | None:
-    return float(f"{value:.5g}") if math.isfinite(value) else None

@@ -1,21 +1,20 @@
 """What can be compared: variants with their plain base, over tasks, and along one option."""
 
-import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from stratdiff.report.runs import Run, by_task, differing, options
+from stratdiff.report.runs import Run, Runs, by_task, clean, differing, options, title
 from stratdiff.report.statistics import Estimate, bootstrap, improvement, iqm, mean
-from stratdiff.report.titles import clean, title
 
 # Options that say how a run is watched, not what it does.
 _BOOKKEEPING = {"log_interval", "eval_interval", "offline_eval_interval", "eval_episodes"}
 _BOOKKEEPING |= {"checkpoint_seconds", "save_policies"}
 
 
-def reference(run: Run, runs: Sequence[Run]) -> Run | None:
+def reference(run: Run, runs: Runs) -> Run | None:
     """The plain base that a run is compared with: of several, the one of the nearest config."""
     if run.is_plain:
         return None
@@ -25,20 +24,17 @@ def reference(run: Run, runs: Sequence[Run]) -> Run | None:
 
 def paired_difference(run: Run, other: Run, values: str = "after") -> Float[np.ndarray, " seeds"]:
     """run minus other, for each seed that both have: they share its pre-training."""
-    both = [s for s in run.seeds if s in other.seeds]
-    a, b = (np.asarray(getattr(r, values)) for r in (run, other))
-    x = a[[run.seeds.index(s) for s in both]]
-    return np.asarray(x - b[[other.seeds.index(s) for s in both]], float)
+    own, plain = (dict(zip(r.seeds, getattr(r, values), strict=True)) for r in (run, other))
+    return np.array([own[seed] - plain[seed] for seed in run.seeds if seed in plain], float)
 
 
-def over_base(run: Run, runs: Sequence[Run]) -> Estimate:
+def over_base(run: Run, runs: Runs) -> Estimate:
     """Score after, over that of the plain base, paired by seed."""
     other = reference(run, runs)
     return Estimate() if other is None else bootstrap(mean, [paired_difference(run, other)])
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """Variants of a base algorithm with the tasks that all of them have."""
 
     base: str
@@ -47,7 +43,7 @@ class Block:
     """Per variant a run for each task."""
 
 
-def blocks(runs: Sequence[Run]) -> list[Block]:
+def blocks(runs: Runs) -> list[Block]:
     """What can be averaged over tasks: for each set of tasks some variant has, all that have it.
 
     Only tasks with normalised scores, unless there is just one.
@@ -72,8 +68,7 @@ def blocks(runs: Sequence[Run]) -> list[Block]:
     return out
 
 
-@dataclasses.dataclass(frozen=True)
-class Aggregate:
+class Aggregate(NamedTuple):
     """A variant over the tasks of a block."""
 
     variant: str
@@ -84,24 +79,27 @@ class Aggregate:
     regret: Estimate
 
 
-def aggregates(block: Block, runs: Sequence[Run]) -> list[Aggregate]:
+Found = Sequence[tuple[Block, Sequence[Aggregate]]]
+"""Blocks with their variants' aggregates."""
+
+
+def aggregates(block: Block, runs: Runs) -> list[Aggregate]:
     """Each variant of the block; over the plain base only where every task has one."""
     out = []
     for name, own in block.variants.items():
         pairs = [(run, other) for run in own if (other := reference(run, runs))]
-        over, better = Estimate(), Estimate()
-        if len(pairs) == len(own):
-            over = bootstrap(mean, [paired_difference(*pair) for pair in pairs])
-            better = bootstrap(improvement, [r.after for pair in pairs for r in pair])
-        after = [r.after for r in own]
-        regret = bootstrap(mean, [r.regret for r in own])
+        if len(pairs) < len(own):
+            pairs = []  # nothing to estimate
+        after = [run.after for run in own]
+        over = bootstrap(mean, [paired_difference(*pair) for pair in pairs])
+        better = bootstrap(improvement, [r.after for pair in pairs for r in pair])
+        regret = bootstrap(mean, [run.regret for run in own])
         scores = bootstrap(iqm, after), bootstrap(mean, after)
         out.append(Aggregate(name, *scores, over, better, regret))
     return out
 
 
-@dataclasses.dataclass(frozen=True)
-class Sweep:
+class Sweep(NamedTuple):
     """Runs of a task that differ in one numeric option alone, by its value."""
 
     base: str
@@ -110,29 +108,23 @@ class Sweep:
     points: list[tuple[float, Run]]
 
 
-def sweeps(runs: Sequence[Run]) -> list[Sweep]:
+def sweeps(runs: Runs) -> list[Sweep]:
     """All sets of two runs or more that differ in one number."""
     out = []
     for (base, task), group in by_task(runs).items():
-        if len(group) < 2:
-            continue
-        tables = [options(run.config) for run in group]
-        numeric = sorted({k for t in tables for k, v in t.items() if type(v) in (int, float)})
-        for name in (n for n in numeric if n not in _BOOKKEEPING):
-            alike: dict[str, list[tuple[float, Run]]] = {}
-            for run, table in zip(group, tables, strict=True):
-                if type(table.get(name)) in (int, float):
-                    rest = {k: v for k, v in table.items() if k not in _BOOKKEEPING | {name}}
-                    key = repr(sorted(rest.items()))
-                    alike.setdefault(key, []).append((float(table[name]), run))
-            for points in alike.values():
-                if len({value for value, _ in points}) > 1:
-                    points.sort(key=lambda p: p[0])
-                    out.append(Sweep(base, task, name, points))
+        alike: dict[tuple[str, str], list[tuple[float, Run]]] = {}
+        for run in group:
+            table = {k: v for k, v in options(run.config).items() if k not in _BOOKKEEPING}
+            for name in (k for k, v in table.items() if type(v) in (int, float)):
+                rest = repr(sorted((k, v) for k, v in table.items() if k != name))
+                alike.setdefault((name, rest), []).append((float(table[name]), run))
+        for (name, _), points in sorted(alike.items(), key=lambda item: item[0][0]):
+            if len({value for value, _ in points}) > 1:
+                out.append(Sweep(base, task, name, sorted(points, key=lambda p: p[0])))
     return out
 
 
-def notes(runs: Sequence[Run]) -> list[str]:
+def notes(runs: Runs) -> list[str]:
     """What makes runs of a task less comparable than they look."""
     out = []
     for (base, task), group in by_task(runs).items():

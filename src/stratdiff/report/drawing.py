@@ -4,11 +4,13 @@ The only module of the report that loads Matplotlib.
 """
 
 import contextlib
+import functools
 import io
+import itertools
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
-from stratdiff.report import panels, statistics
-from stratdiff.report.panels import ROW_CHARACTERS, Figure, Key, Panel, wrapped
+from stratdiff.report import statistics
+from stratdiff.report.panels import Bars, Curves, Dots, Fans, Figure, Key, Panel, Response, wrapped
 
 PANEL_INCHES = 3.4  # width on the page
 PNG_DPI = 200
@@ -46,10 +48,9 @@ def panel_svgs(figure: Figure) -> list[tuple[str, str, str]]:
     """Of each panel its title, and the viewBox and content of an <svg> element."""
     out = []
     for i, panel in enumerate(figure.panels):
-        if panel is None:
-            continue
-        with _drawn(figure, [panel], 1, alone=str(i)) as canvas:
-            out.append((panel.title, *_inline(_svg(canvas))))
+        if panel:
+            with _drawn(figure, [panel], 1, alone=str(i)) as canvas:
+                out.append((panel.title, *_inline(_svg(canvas))))
     return out
 
 
@@ -66,41 +67,30 @@ def _drawn(
     rc: Any = {**_RC, "svg.hashsalt": f"{figure.name}{alone}"}
     with matplotlib.rc_context(rc), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name in a script the font lacks
-        canvas = Canvas(
-            figsize=(width, sum(heights) + (0.4 if legend else 0.0)), layout="constrained"
-        )
-        axes = canvas.subplots(
-            rows * stack,
-            columns,
-            squeeze=False,
-            height_ratios=[h / stack for h in heights for _ in range(stack)],
-        )
-        for i in range(rows * columns):
-            row, column = divmod(i, columns)
-            own = [axes[row * stack + k][column] for k in range(stack)]
-            panel = shown[i] if i < len(shown) else None
+        size = (width, sum(heights) + (0.4 if legend else 0.0))
+        canvas = Canvas(figsize=size, layout="constrained")
+        ratios = [height / stack for height in heights for _ in range(stack)]
+        axes = canvas.subplots(rows * stack, columns, squeeze=False, height_ratios=ratios)
+        places = axes.reshape(rows, stack, columns).swapaxes(1, 2).reshape(-1, stack)
+        for own, panel in itertools.zip_longest(places, shown):
             if panel is None:
                 for axis in own:
                     axis.set_axis_off()
                 continue
             for axis, part in zip(own, panel.parts, strict=True):
-                _DRAW[type(part)](part, axis)
+                _draw(part, axis)
             for axis in own[1:]:
                 axis.sharex(own[0])
             for axis in own[:-1]:
                 axis.tick_params(labelbottom=False)
                 axis.set_xlabel("")
-            own[0].set_title(
-                wrapped(panel.title, 26 if columns > 3 else 34), loc="left", linespacing=1.15
-            )
+            text = wrapped(panel.title, 26 if columns > 3 else 34)
+            own[0].set_title(text, loc="left", linespacing=1.15)
         if legend:
-            canvas.legend(
-                [_handle(key) for key in legend],
-                [wrapped(" " + key.label, 34) for key in legend],
-                loc="outside lower center",
-                ncols=min(len(legend), 5 if columns > 2 else 3),
-                frameon=False,
-            )
+            handles = [_handle(key) for key in legend]
+            labels = [wrapped(" " + key.label, 34) for key in legend]
+            look: Any = {"ncols": min(len(legend), 5 if columns > 2 else 3), "frameon": False}
+            canvas.legend(handles, labels, loc="outside lower center", **look)
         yield canvas
 
 
@@ -115,11 +105,8 @@ def _svg(canvas: Canvas) -> str:
     text = io.StringIO()
     # Unlike savefig, which draws everything a first time for the layout alone.
     FigureCanvasSVG(canvas).print_svg(text, metadata={"Date": None, "Creator": None})
-
-    def shorter(tag: re.Match[str]) -> str:
-        return re.sub(r"(\.\d\d)\d+", r"\1", tag.group())  # hundredths of a point will do
-
-    return re.sub(r"<[^>]+>", shorter, text.getvalue())
+    # Within tags, hundredths of a point will do.
+    return re.sub(r"<[^>]+>", lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), text.getvalue())
 
 
 def _inline(svg: str) -> tuple[str, str]:
@@ -133,7 +120,13 @@ def _inline(svg: str) -> tuple[str, str]:
     return opening.split('viewBox="')[1].split('"')[0], rest.removesuffix("\n")[: -len("</svg>")]
 
 
-def _curves(part: panels.Curves, axis: Any) -> None:
+@functools.singledispatch
+def _draw(part: Any, axis: Any) -> None:
+    raise TypeError(f"no part of a panel: {part!r}")
+
+
+@_draw.register
+def _curves(part: Curves, axis: Any) -> None:
     for line in part.lines:
         if len(line.steps):
             middle, low, high = statistics.curve(line.values)
@@ -148,10 +141,11 @@ def _curves(part: panels.Curves, axis: Any) -> None:
     axis.set_ylabel(part.ylabel)
 
 
-def _fans(part: panels.Fans, axis: Any) -> None:
+@_draw.register
+def _fans(part: Fans, axis: Any) -> None:
     values = [part.threshold]
     for style, bands, middle in part.groups:
-        values += [line for band in bands for line in band] + [middle]
+        values += [*itertools.chain(*bands), middle]
         for (low, high), alpha in zip(bands, (0.12, 0.24), strict=False):
             axis.fill_between(part.steps, low, high, color=style.color, alpha=alpha, linewidth=0)
         _line(axis, part.steps, middle, style)
@@ -161,7 +155,8 @@ def _fans(part: panels.Fans, axis: Any) -> None:
     axis.set_ylabel(part.ylabel)
 
 
-def _dots(part: panels.Dots, axis: Any) -> None:
+@_draw.register
+def _dots(part: Dots, axis: Any) -> None:
     for y, (_, style, e) in enumerate(part.rows):
         if e.has_interval:
             axis.plot([e.low, e.high], [y, y], color=style.color, linewidth=2)
@@ -174,7 +169,8 @@ def _dots(part: panels.Dots, axis: Any) -> None:
     axis.set_xlabel(part.xlabel)
 
 
-def _response(part: panels.Response, axis: Any) -> None:
+@_draw.register
+def _response(part: Response, axis: Any) -> None:
     xs = [x for x, _, _ in part.points]
     axis.plot(xs, [e.value for _, _, e in part.points], color="#0072B2", linewidth=1, alpha=0.6)
     for x, style, e in part.points:
@@ -192,49 +188,26 @@ def _response(part: panels.Response, axis: Any) -> None:
     axis.yaxis.set_major_locator(_ticks(5))
 
 
-def _bars(part: panels.Bars, axis: Any) -> None:
+@_draw.register
+def _bars(part: Bars, axis: Any) -> None:
     for y, (_, stacked) in enumerate(part.rows):
         left = 0.0
         for key, value in stacked:
-            axis.barh(
-                y,
-                value,
-                left=left,
-                height=0.7,
-                color=key.style.color,
-                hatch=key.hatch,
-                edgecolor="white",
-                linewidth=0,
-            )
+            look = {"color": key.style.color, "hatch": key.hatch, "edgecolor": "white"}
+            axis.barh(y, value, left=left, height=0.7, linewidth=0, **look)
             left += value
     _name_rows(axis, [name for name, _ in part.rows])
     axis.set_xlabel(part.xlabel)
 
 
-_DRAW: dict[type, Callable[[Any, Any], None]] = {
-    panels.Curves: _curves,
-    panels.Fans: _fans,
-    panels.Dots: _dots,
-    panels.Response: _response,
-    panels.Bars: _bars,
-}
-
-
 def _line(axis: Any, steps: Any, values: Any, style: Any, **options: Any) -> None:
-    axis.plot(
-        steps,
-        values,
-        color=style.color,
-        linestyle=style.dash,
-        marker=style.marker,
-        markersize=3,
-        markevery=max(1, len(steps) // 8),
-        **options,
-    )
+    look = {"color": style.color, "linestyle": style.dash, "marker": style.marker}
+    every = max(1, len(steps) // 8)
+    axis.plot(steps, values, markersize=3, markevery=every, **look, **options)
 
 
 def _name_rows(axis: Any, names: Sequence[str]) -> None:
-    axis.set_yticks(range(len(names)), [wrapped(" " + name, ROW_CHARACTERS) for name in names])
+    axis.set_yticks(range(len(names)), [wrapped(" " + name) for name in names])
     axis.set_ylim(max(len(names), 3) - 0.5, -0.5)
     axis.xaxis.set_major_locator(_ticks(4))
     axis.grid(axis="y", visible=False)
@@ -245,8 +218,7 @@ def _ticks(most: int) -> MaxNLocator:
 
 
 def _step_axis(axis: Any, label: str = "environment steps") -> None:
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.xaxis.set_major_locator(_ticks(5))
+    axis.xaxis.set(major_formatter=EngFormatter(sep=""), major_locator=_ticks(5))
     axis.yaxis.set_major_locator(_ticks(5))
     axis.set_xlabel(label)
 
@@ -263,5 +235,4 @@ def _scale(axis: Any, values: np.ndarray) -> None:
         axis.set_yscale("symlog", linthresh=typical)
     else:
         return
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set(major_formatter=lambda v, _: f"{v:g}", minor_formatter=NullFormatter())

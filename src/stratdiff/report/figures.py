@@ -2,18 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from stratdiff.report import panels
 from stratdiff.report.compact import ORIGINS, QUANTILES
-from stratdiff.report.comparison import Aggregate, Block, over_base, reference, sweeps
+from stratdiff.report.comparison import Found, over_base, reference, sweeps
 from stratdiff.report.panels import Figure, Key, Line, Panel, Part, Style, rows_height
-from stratdiff.report.runs import Run, by_task, phases
-from stratdiff.report.statistics import bootstrap, mean
-from stratdiff.report.titles import clean, title
+from stratdiff.report.runs import Run, Runs, Series, by_task, clean, phases, title
+from stratdiff.report.statistics import bootstrap, finite_mean, mean
 
 NAMES = ["main", "offline", "aggregate", "improvement", "ablation", "sensitivity"]
 NAMES += ["exchange", "auc", "alignment", "q_values", "cost"]
@@ -27,11 +26,10 @@ MOST_CURVES = 7  # in a panel
 MOST_FANS = 24
 
 Looks = dict[str, Style]
+Parts = Callable[[list[Run]], list[Part]]
 
 
-def figures(
-    runs: Sequence[Run], found: Sequence[tuple[Block, Sequence[Aggregate]]]
-) -> list[Figure]:
+def figures(runs: Runs, found: Found) -> list[Figure]:
     """All figures that the runs and their aggregates give something to show for."""
     looks = styles(runs)
     drawn, dropped = choose(runs)
@@ -49,7 +47,7 @@ def figures(
     return [figure for figure in each if figure is not None]
 
 
-def styles(runs: Sequence[Run]) -> Looks:
+def styles(runs: Runs) -> Looks:
     """The look of each variant: plain bases gray, the others in colours, in the report's order."""
     out: Looks = {}
     plain = list(dict.fromkeys(r.variant for r in runs if r.is_plain))
@@ -63,7 +61,7 @@ def styles(runs: Sequence[Run]) -> Looks:
     return out
 
 
-def choose(runs: Sequence[Run]) -> tuple[list[Run], str]:
+def choose(runs: Runs) -> tuple[list[Run], str]:
     """The runs to draw as curves, and a sentence that names the variants left out.
 
     Of a sweep over one option only the variants of most tasks: the others have a figure of their
@@ -90,210 +88,167 @@ def _titled(task: str, base: str) -> str:
     return f"{task}\n{title(base)}"
 
 
-def _band(runs: Sequence[Run]) -> str:
-    counts = {len(run.seeds) for run in runs}
-    if counts == {1}:
-        return "One seed: no interval is drawn."
-    one = " Where there is one seed there is no band." if 1 in counts else ""
-    return f"Lines are means over the seeds, bands 95 % bootstrap intervals of the mean.{one}"
-
-
 def _by_task(
-    name: str,
-    runs: Sequence[Run],
-    looks: Looks,
-    parts: Callable[[list[Run]], list[Part]],
-    keys: Sequence[Key] = (),
-    height: float = 2.3,
-    remark: str = "",
+    name: str, runs: Runs, looks: Looks, parts: Parts, keys: Sequence[Key] = (), remark: str = ""
 ) -> Figure | None:
     """A panel a task and base algorithm, with a row a base algorithm where that fits."""
-    if not runs:
-        return None
     columns = max(2, min(4, len({run.task for run in runs})))
-    found = [
-        Panel(_titled(task, base), parts(group), height)
-        for (base, task), group in by_task(runs).items()
-    ]
+    each = [(_titled(task, base), parts(group)) for (base, task), group in by_task(runs).items()]
+    found = [Panel(heading, own, 2.3 if len(own) == 1 else 3.4) for heading, own in each]
     have = {run.variant for run in runs}
     legend = [Key(variant, look) for variant, look in looks.items() if variant in have]
-    return Figure(name, found, [*legend, *keys], columns, _band(runs), remark)
+    seeds = {len(run.seeds) for run in runs}
+    return Figure(name, found, [*legend, *keys], columns, remark, seeds) if found else None
+
+
+def _lines(group: list[Run], looks: Looks, metric: str, phase: str = "") -> list[Line]:
+    """A metric of each run: of a phase's evaluations, or a diagnostic."""
+    each = [(looks[r.variant], r.evaluations[phase] if phase else r.diagnostics) for r in group]
+    return [Line(look, series["step"], series[metric]) for look, series in each]
 
 
 _DATA = Key("mean episode of the data", Style("#999999", ":", ""))
 
 
-def curves(runs: Sequence[Run], looks: Looks, phase: str, dropped: str = "") -> Figure | None:
+def curves(runs: Runs, looks: Looks, phase: str, dropped: str = "") -> Figure | None:
     """Scores over the online phase, or over the offline one, `base`."""
     drawn = [r for r in runs if phase in r.evaluations]
+    name, steps = "main", "environment steps"
+    if phase == "base":
+        name, steps = "offline", "offline updates"
+        first: dict[Any, Run] = {}  # of runs with the same curve
+        for r in drawn:
+            first.setdefault((r.base, r.task, r.evaluations["base"]["score"].tobytes()), r)
+        drawn = list(first.values())
 
     def parts(group: list[Run]) -> list[Part]:
-        series = [(looks[run.variant], run.evaluations[phase]) for run in group]
         data = group[0].about["dataset"].get("mean_score")
-        known = data is not None and math.isfinite(data)
-        lines = [Line(look, s["step"], s["score"]) for look, s in series]
+        level = data if data is not None and math.isfinite(data) else None
         y = "normalised score" if group[0].normalized else "return"
-        x = "environment steps" if phase == "online" else "offline updates"
-        return [panels.Curves(lines, y, x, data if known else None, _DATA.style)]
+        lines = _lines(group, looks, "score", phase)
+        return [panels.Curves(lines, y, steps, level, _DATA.style)]
 
-    if phase == "online":
-        return _by_task("main", drawn, looks, parts, [_DATA], remark=dropped)
-    return _by_task("offline", _once(drawn), looks, parts, [_DATA])
+    return _by_task(name, drawn, looks, parts, [_DATA], remark=dropped)
 
 
-def _once(runs: Iterable[Run]) -> list[Run]:
-    """Of runs with the same offline curve the first."""
-    first: dict[Any, Run] = {}
-    for run in runs:
-        key = (run.base, run.task, run.evaluations["base"]["score"].tobytes())
-        first.setdefault(key, run)
-    return list(first.values())
+_OVER_BASE = "score over plain {}"
+_ESTIMATES = (  # of a block: figure, label, level of no difference, attribute of Aggregate
+    ("aggregate", "IQM of scores after", None, "iqm"),
+    ("aggregate", "mean score after", None, "mean"),
+    ("aggregate", "regret (lower is better)", None, "regret"),
+    ("improvement", "P(better than plain {})", 0.5, "improvement"),
+    ("ablation", _OVER_BASE, 0.0, "over_base"),
+)
 
 
-def estimates(
-    runs: Sequence[Run], found: Sequence[tuple[Block, Sequence[Aggregate]]], looks: Looks
-) -> list[Figure]:
+def estimates(runs: Runs, found: Found, looks: Looks) -> list[Figure]:
     """Scores and regret over tasks, the probability of improvement, the change over the base."""
-    each: dict[str, list[Panel | None]] = {"aggregate": [], "improvement": [], "ablation": []}
-    last: dict[str, str] = {}
+    bases = dict.fromkeys(run.base for run in runs)
+    each: dict[str, dict[str, list[Panel | None]]]
+    each = {name: {base: [] for base in bases} for name, *_ in _ESTIMATES}
 
-    def add(
-        name: str, tasks: Sequence[str], label: str, rows: Iterable[Any], level: float | None = None
-    ) -> None:
+    def add(figure: str, base: str, where: str, label: str, level: float | None, rows: Any) -> None:
         known = [(variant, looks[variant], e) for variant, e in rows if e.has_value]
-        if not known:
-            return
-        if last.setdefault(name, base) != base:  # on a row of its own
-            each[name] += [None] * (-len(each[name]) % 3)
-        last[name] = base
-        where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
         height = rows_height([variant for variant, _, _ in known], 1.0)
-        each[name].append(Panel(_titled(where, base), [panels.Dots(known, label, level)], height))
+        dots = panels.Dots(known, label.format(title(base)), level)
+        if known:
+            each[figure][base].append(Panel(_titled(where, base), [dots], height))
 
-    for base in dict.fromkeys(run.base for run in runs):
-        better, over = f"P(better than plain {title(base)})", f"score over plain {title(base)}"
-        for block, own in found:
-            if block.base != base:
-                continue
-            where = block.tasks
-            add("aggregate", where, "IQM of scores after", ((a.variant, a.iqm) for a in own))
-            add("aggregate", where, "mean score after", ((a.variant, a.mean) for a in own))
-            regret = ((a.variant, a.regret) for a in own)
-            add("aggregate", where, "regret (lower is better)", regret)
-            add("improvement", where, better, ((a.variant, a.improvement) for a in own), 0.5)
-            if len(where) > 1:
-                add("ablation", where, over, ((a.variant, a.over_base) for a in own), 0.0)
-        for (_, task), group in by_task(r for r in runs if r.base == base).items():
-            add("ablation", [task], over, ((r.variant, over_base(r, runs)) for r in group), 0.0)
+    for block, own in found:
+        tasks = block.tasks[0] if len(block.tasks) == 1 else f"{len(block.tasks)} tasks"
+        for figure, label, level, kind in _ESTIMATES:
+            if figure != "ablation" or len(block.tasks) > 1:
+                rows = [(a.variant, getattr(a, kind)) for a in own]
+                add(figure, block.base, tasks, label, level, rows)
+    for (base, task), group in by_task(runs).items():
+        rows = [(run.variant, over_base(run, runs)) for run in group]
+        add("ablation", base, task, _OVER_BASE, 0.0, rows)
     many = [block for block, _ in found if len(block.tasks) > 1]
     sets = "; ".join(f"{title(b.base)}: {', '.join(b.tasks)}" for b in many)
     remark = "One seed: no interval. " if all(len(r.seeds) == 1 for r in runs) else ""
     remark += f"Tasks: {sets}." if sets else ""
-    return [Figure(name, p, columns=3, remark=remark) for name, p in each.items() if p]
+    out = []
+    for name, of_bases in each.items():
+        shown: list[Panel | None] = []
+        for of_base in filter(None, of_bases.values()):  # each on a row of its own
+            shown += [None] * (-len(shown) % 3) + of_base
+        out += [Figure(name, shown, columns=3, remark=remark)] if shown else []
+    return out
 
 
-def sensitivity(runs: Sequence[Run], looks: Looks) -> Figure | None:
+def sensitivity(runs: Runs, looks: Looks) -> Figure | None:
     """Score and regret against the one option that a sweep changes."""
-    found = []
-    any_plain = False
+    found, any_plain = [], False
     for sweep in sweeps(runs):
         first = sweep.points[0][1]
         plain = next((o for _, run in sweep.points if (o := reference(run, runs))), None)
-        level = bootstrap(mean, [plain.after]).value if plain else None
         any_plain |= plain is not None
-        kinds = {"after": "score"} | ({"regret": "regret"} if first.normalized else {})
-        for kind, what in kinds.items():
-            points = [
-                (x, looks[run.variant], bootstrap(mean, [getattr(run, kind)]))
-                for x, run in sweep.points
-            ]
-            label = "score after" if first.normalized else "return after"
-            axis = (label, level) if kind == "after" else ("regret", None)
-            part = panels.Response(points, sweep.option, *axis)
+        level = bootstrap(mean, [plain.after]).value if plain else None
+        kinds = [("after", "score", "score after" if first.normalized else "return after", level)]
+        if first.normalized:
+            kinds.append(("regret", "regret", "regret", None))
+        for kind, what, label, line in kinds:
+            each = [(x, run, bootstrap(mean, [getattr(run, kind)])) for x, run in sweep.points]
+            points = [(x, looks[run.variant], estimate) for x, run, estimate in each]
             how = f"{title(sweep.base)}, {title(first.score)}: {what} by {sweep.option}"
+            part = panels.Response(points, sweep.option, label, line)
             found.append(Panel(f"{sweep.task}\n{how}", [part]))
-    if not found:
-        return None
     legend = [Key("plain base", Style("#444444", "--", ""))] if any_plain else []
-    return Figure("sensitivity", found, legend)
+    return Figure("sensitivity", found, legend) if found else None
 
 
-def diagnostic(
-    runs: Sequence[Run], looks: Looks, name: str, metric: str, ylabel: str
-) -> Figure | None:
+def diagnostic(runs: Runs, looks: Looks, name: str, metric: str, ylabel: str) -> Figure | None:
     """A metric over the online phase that is 0.5 by chance."""
-    drawn = [r for r in runs if metric in r.diagnostics]
 
     def parts(group: list[Run]) -> list[Part]:
-        series = [(looks[run.variant], run.diagnostics) for run in group]
-        lines = [Line(look, s["step"], s[metric]) for look, s in series]
-        return [panels.Curves(lines, ylabel, level=0.5)]
+        return [panels.Curves(_lines(group, looks, metric), ylabel, level=0.5)]
 
-    return _by_task(name, drawn, looks, parts)
+    return _by_task(name, [r for r in runs if metric in r.diagnostics], looks, parts)
 
 
-_ORIGIN_STYLES = {
-    "offline": Style("#0072B2", "-", "o"),
-    "online": Style("#D55E00", (0, (4, 1.5)), "s"),
-}
+_ORIGINS = (
+    Key("rows of the offline data", Style("#0072B2", "-", "o")),
+    Key("rows collected online", Style("#D55E00", (0, (4, 1.5)), "s")),
+)
 
 
-def alignment(runs: Sequence[Run]) -> Figure | None:
+def alignment(runs: Runs) -> Figure | None:
     """Alignment scores of a batch's rows by origin, and the threshold that splits them."""
     scored = [r for r in runs if r.score not in ("none", "random")]
     have = [r for r in scored if "alignment_threshold" in r.diagnostics]
-    if not have:
-        return None
     found = []
     for run in have[:MOST_FANS]:
-        series = run.diagnostics
-        part = panels.Fans(
-            series["step"],
-            [(_ORIGIN_STYLES[origin], *_fan(series, origin)) for origin in ORIGINS],
-            _across(series["alignment_threshold"]),
-            "alignment score",
-        )
+        series = {k: v if k == "step" else finite_mean(v, 1) for k, v in run.diagnostics.items()}
+        fans = [(k.style, *_fan(series, o)) for k, o in zip(_ORIGINS, ORIGINS, strict=True)]
+        level = series["alignment_threshold"]
+        part = panels.Fans(series["step"], fans, level, "alignment score")
         found.append(Panel(f"{_titled(run.task, run.base)} · {run.variant}", [part]))
     left = len(have) - len(found)
-    legend = [
-        Key("rows of the offline data", _ORIGIN_STYLES["offline"]),
-        Key("rows collected online", _ORIGIN_STYLES["online"]),
-        Key("batch threshold", Style("black", ":", "")),
-    ]
+    legend = [*_ORIGINS, Key("batch threshold", Style("black", ":", ""))]
     remark = f"{left} more runs are not drawn." if left else ""
-    return Figure("alignment", found, legend, columns=3, remark=remark)
+    return Figure("alignment", found, legend, columns=3, remark=remark) if found else None
 
 
-def _across(values: np.ndarray) -> np.ndarray:
-    """Mean over the seeds that have a number."""
-    count = np.isfinite(values).sum(1)
-    total = np.where(np.isfinite(values), values, 0.0).sum(1)
-    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
-
-
-def _fan(series: dict[str, np.ndarray], origin: str) -> tuple[list[Any], np.ndarray]:
-    """Bands (low, high), widest first, and the line in the middle."""
+def _fan(series: Series, origin: str) -> tuple[list[Any], np.ndarray]:
+    """Bands (low, high), widest first, and the line in the middle; `series`: [points] each."""
     if f"alignment_q50_{origin}" in series:
-        q = {k: _across(series[f"alignment_q{k}_{origin}"]) for k in QUANTILES}
+        q = {k: series[f"alignment_q{k}_{origin}"] for k in QUANTILES}
         return [(q[10], q[90]), (q[25], q[75])], q[50]
     if f"alignment_mean_{origin}" not in series or f"alignment_std_{origin}" not in series:
         return [], np.full(len(series["step"]), np.nan)
-    middle = _across(series[f"alignment_mean_{origin}"])
-    spread = _across(series[f"alignment_std_{origin}"])
+    middle, spread = (series[f"alignment_{kind}_{origin}"] for kind in ("mean", "std"))
     return [(middle - spread, middle + spread)], middle
 
 
-def q_values(runs: Sequence[Run], looks: Looks) -> Figure | None:
+def q_values(runs: Runs, looks: Looks) -> Figure | None:
     """Mean Q above, evaluated return below."""
     drawn = [r for r in runs if "q_mean" in r.diagnostics and "online" in r.evaluations]
 
     def parts(group: list[Run]) -> list[Part]:
-        series = [(looks[r.variant], r.diagnostics, r.evaluations["online"]) for r in group]
-        q = [Line(look, s["step"], s["q_mean"]) for look, s, _ in series]
-        returns = [Line(look, s["step"], s["return"]) for look, _, s in series]
+        q, returns = _lines(group, looks, "q_mean"), _lines(group, looks, "return", "online")
         return [panels.Curves(q, "mean Q"), panels.Curves(returns, "return")]
 
-    return _by_task("q_values", drawn, looks, parts, height=3.4)
+    return _by_task("q_values", drawn, looks, parts)
 
 
 _PHASES = {
@@ -305,26 +260,19 @@ _PHASES = {
 }
 
 
-def _phase_keys(runs: Sequence[Run]) -> dict[str, Key]:
-    """The look of each phase; those without one of their own take the palette from its end."""
-    unknown = [phase for phase in phases(runs) if phase not in _PHASES]
-    colors = [_COLORS[-1 - i % len(_COLORS)] for i in range(len(unknown))]
-    others = {p: Key(clean(p), Style(c), "xx") for p, c in zip(unknown, colors, strict=True)}
-    return {phase: (_PHASES | others)[phase] for phase in phases(runs)}
-
-
-def cost(runs: Sequence[Run]) -> Figure | None:
+def cost(runs: Runs) -> Figure | None:
     """Wall time of each phase."""
     timed = [r for r in runs if r.about["seconds"]]
-    if not timed:
-        return None
-    keys = _phase_keys(timed)
+    order = phases(timed)
+    # Phases without a look of their own take the palette from its end.
+    unknown = enumerate(phase for phase in order if phase not in _PHASES)
+    others = {p: Key(clean(p), Style(_COLORS[-1 - i % len(_COLORS)]), "xx") for i, p in unknown}
+    keys = {phase: (_PHASES | others)[phase] for phase in order}
     found = []
     for (base, task), group in by_task(timed).items():
-        rows = [
-            (r.variant, [(key, r.about["seconds"].get(p, 0.0) / 60) for p, key in keys.items()])
-            for r in group
-        ]
-        height = rows_height([variant for variant, _ in rows], 1.1)
-        found.append(Panel(_titled(task, base), [panels.Bars(rows, "minutes")], height))
-    return Figure("cost", found, list(keys.values()), columns=3)
+        minutes = [[r.about["seconds"].get(p, 0.0) / 60 for p in order] for r in group]
+        stacked = [list(zip(keys.values(), values, strict=True)) for values in minutes]
+        names = [r.variant for r in group]
+        bars = panels.Bars(list(zip(names, stacked, strict=True)), "minutes")
+        found.append(Panel(_titled(task, base), [bars], rows_height(names, 1.1)))
+    return Figure("cost", found, list(keys.values()), columns=3) if found else None

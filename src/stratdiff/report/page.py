@@ -3,18 +3,20 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stratdiff.errors import UserError
 from stratdiff.report import compact, figures, results, tables
-from stratdiff.report.comparison import aggregates, blocks, over_base
-from stratdiff.report.render import render
-from stratdiff.report.runs import LeftOut, Run
+from stratdiff.report.comparison import Found, aggregates, blocks, notes, over_base
+from stratdiff.report.panels import Figure
+from stratdiff.report.runs import LeftOut, Run, Runs, title
 from stratdiff.report.statistics import Estimate
-from stratdiff.report.titles import title
+from stratdiff.report.tables import Table, shown
 
 MARK = '<meta name="generator" content="stratdiff report">'  # in templates/page.html
 
@@ -42,21 +44,17 @@ def report(paths: Sequence[str], out: str) -> tuple[list[Run], list[LeftOut]]:
     return runs, left_out
 
 
-def short_rows(runs: Sequence[Run]) -> list[list[str]]:
+def short_rows(runs: Runs) -> list[list[str]]:
     """For a terminal: task, base, variant, before, after, over the plain base."""
-    return [
-        [
-            run.task,
-            title(run.base),
-            run.variant,
-            *(tables.shown(Estimate(float(np.mean(x))), 1) for x in (run.before, run.after)),
-            tables.shown(over_base(run, runs), 1),
-        ]
-        for run in runs
-    ]
+    rows = []
+    for run in runs:
+        ends = [Estimate(float(np.mean(scores))) for scores in (run.before, run.after)]
+        numbers = [shown(estimate, 1) for estimate in (*ends, over_base(run, runs))]
+        rows.append([run.task, title(run.base), run.variant, *numbers])
+    return rows
 
 
-def _write(runs: Sequence[Run], left_out: Sequence[LeftOut], folder: Path) -> None:
+def _write(runs: Runs, left_out: Sequence[LeftOut], folder: Path) -> None:
     from stratdiff.report import drawing  # loads Matplotlib
 
     found = [(block, aggregates(block, runs)) for block in blocks(runs)]
@@ -64,31 +62,27 @@ def _write(runs: Sequence[Run], left_out: Sequence[LeftOut], folder: Path) -> No
     each += [tables.diagnostics(runs), tables.cost(runs), tables.configurations(runs)]
     filled = [table for table in each if table.rows]
     drawn = figures.figures(runs, found)
-    page = render(runs, left_out, found, filled, drawn, drawing.panel_svgs)
+    texts = {"index.html": render(runs, left_out, found, filled, drawn, drawing.panel_svgs)}
+    texts["results.json"] = compact.to_json(runs, left_out)
+    for table in filled:
+        texts[f"tables/{table.name}.csv"] = table.csv()
+        texts[f"tables/{table.name}.md"] = table.markdown()
     for name in ("figures", "tables"):
         (folder / name).mkdir()
     for figure in drawn:
         drawing.save(figure, folder / "figures")
-    for table in filled:
-        (folder / "tables" / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
-        (folder / "tables" / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
-    text = compact.to_json(runs, left_out)
-    (folder / "results.json").write_text(text, encoding="utf-8")
-    (folder / "index.html").write_text(page, encoding="utf-8")
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _check_out(target: Path) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
+    if target.exists() and not target.is_dir():
         raise UserError(f"--out {str(target)!r} is a file; give a directory.")
     page = target / "index.html"
     earlier = page.is_file() and MARK.encode() in page.read_bytes()[:4096]
-    if any(target.iterdir()) and not earlier:
-        raise UserError(
-            f"--out {str(target)!r} holds something that is no earlier report; give another "
-            "directory, or empty it."
-        )
+    if target.exists() and any(target.iterdir()) and not earlier:
+        said = f"--out {str(target)!r} holds something that is no earlier report"
+        raise UserError(f"{said}; give another directory, or empty it.")
 
 
 def _move(partial: Path, target: Path) -> None:
@@ -97,8 +91,55 @@ def _move(partial: Path, target: Path) -> None:
     for path in wanted:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial / path, target / path)
-    ours = [Path("figures") / f"{n}.{kind}" for n in figures.NAMES for kind in ("svg", "png")]
-    ours += [Path("tables") / f"{n}.{kind}" for n in tables.NAMES for kind in ("csv", "md")]
-    for path in ours:
-        if path not in wanted:
-            (target / path).unlink(missing_ok=True)
+    ours = {Path("figures") / f"{n}.{kind}" for n in figures.NAMES for kind in ("svg", "png")}
+    ours |= {Path("tables") / f"{n}.{kind}" for n in tables.NAMES for kind in ("csv", "md")}
+    for path in ours.difference(wanted):
+        (target / path).unlink(missing_ok=True)
+
+
+def render(
+    runs: Runs,
+    left_out: Sequence[LeftOut],
+    found: Found,
+    tables: Sequence[Table],
+    figures: Sequence[Figure],
+    panel_svgs: Callable[[Figure], list[tuple[str, str, str]]],
+) -> str:
+    """The page's HTML; `panel_svgs` gives each panel's title, viewBox and SVG content."""
+    lines: Any = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    environment = Environment(loader=PackageLoader("stratdiff.report"), autoescape=True, **lines)
+    return environment.get_template("page.html").render(
+        about=about(runs),
+        notes=notes(runs),
+        headline=[(b, a) for b, own in found for a in own if a.over_base.has_value],
+        shown=shown,
+        title=title,
+        left_out=left_out,
+        tables={table.name: table for table in tables},
+        figures={figure.name: figure for figure in figures},
+        panel_svgs=panel_svgs,
+    )
+
+
+def about(runs: Runs) -> dict[str, str]:
+    """What was compared, in a few lines."""
+
+    def listed(values: Iterable[Any]) -> str:
+        return ", ".join(dict.fromkeys(str(v)[:200] for v in values if v))
+
+    lines = {"Tasks": listed(r.task for r in runs)}
+    for base in dict.fromkeys(r.base for r in runs):
+        lines[f"{title(base)} variants"] = listed(r.variant for r in runs if r.base == base)
+    per_run = [len(r.seeds) for r in runs]
+    many = " to ".join(map(str, sorted({min(per_run), max(per_run)})))
+    lines["Seeds"] = f"{many} a variant; {sum(per_run)} in {len(runs)} run{'s' * (len(runs) > 1)}"
+    online = sorted({r.config.get("online_steps") or 0 for r in runs})
+    lines["Environment steps"] = listed(f"{steps:,}" for steps in online if steps) or "none"
+    lines["Device"] = listed(r.about.get("device") for r in runs)
+    versions = [r.about["versions"] for r in runs]
+    lines["Versions"] = "; ".join(
+        f"{package} {listed(sorted({str(v.get(package, '?')) for v in versions}))}"
+        for package in dict.fromkeys(p for v in versions for p in v)
+    )
+    lines["Source revision"] = listed(r.about.get("git_revision") for r in runs)
+    return lines

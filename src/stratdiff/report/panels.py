@@ -1,20 +1,16 @@
 """What a figure shows, as data: panels of curves, bands, dots or bars, and their legend."""
 
-import dataclasses
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Sequence, Set
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from stratdiff.report.statistics import Estimate
 
-Steps = Int[np.ndarray, " points"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Style:
+class Style(NamedTuple):
     """A colour, and what tells lines of one colour apart, in Matplotlib's terms."""
 
     color: str
@@ -22,8 +18,7 @@ class Style:
     marker: str = "o"
 
 
-@dataclasses.dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """An entry of a legend: a line, or an area where there is a hatch."""
 
     label: str
@@ -31,17 +26,15 @@ class Key:
     hatch: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A metric over steps."""
 
     style: Style
-    steps: Steps
+    steps: Int[np.ndarray, " points"]
     values: Float[np.ndarray, "points seeds"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Curves:
+class Curves(NamedTuple):
     """Lines of means over the seeds, and bands of their intervals."""
 
     lines: Sequence[Line]
@@ -52,19 +45,17 @@ class Curves:
     level_style: Style = Style("#666666", "--")
 
 
-@dataclasses.dataclass(frozen=True)
-class Fans:
+class Fans(NamedTuple):
     """Bands around a line for each group, widest first, and a threshold, over steps."""
 
-    steps: Steps
+    steps: Int[np.ndarray, " points"]
     groups: Sequence[tuple[Style, Sequence[tuple[np.ndarray, np.ndarray]], np.ndarray]]
     """Style, bands (low, high) and the line in the middle, all [points]."""
     threshold: Float[np.ndarray, " points"]
     ylabel: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Dots:
+class Dots(NamedTuple):
     """Named estimates below one another."""
 
     rows: Sequence[tuple[str, Style, Estimate]]
@@ -73,8 +64,7 @@ class Dots:
     """A vertical line; 0.5 where the estimates are probabilities."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Response:
+class Response(NamedTuple):
     """Estimates against the option that was varied."""
 
     points: Sequence[tuple[float, Style, Estimate]]
@@ -84,8 +74,7 @@ class Response:
     """A horizontal line."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Bars:
+class Bars(NamedTuple):
     """Named bars of stacked parts."""
 
     rows: Sequence[tuple[str, Sequence[tuple[Key, float]]]]
@@ -95,8 +84,7 @@ class Bars:
 Part = Curves | Fans | Dots | Response | Bars
 
 
-@dataclasses.dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """One small picture: parts from top to bottom that share their x axis."""
 
     title: str
@@ -105,8 +93,7 @@ class Panel:
     """Inches."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """Panels that belong together, with one legend."""
 
     name: str
@@ -114,10 +101,10 @@ class Figure:
     """None leaves a place free."""
     legend: Sequence[Key] = ()
     columns: int = 4
-    band: str = ""
-    """What its bands are, in a sentence for the caption."""
     remark: str = ""
-    """What else the caption says of these runs alone."""
+    """What the caption says of these runs alone."""
+    seeds: Set[int] = frozenset()
+    """How many seeds a run has, for the caption of its bands."""
 
     @property
     def stack(self) -> int:
@@ -125,16 +112,11 @@ class Figure:
         return max(len(panel.parts) for panel in self.panels if panel)
 
 
-def wrapped(text: str, width: int) -> str:
-    """The text in lines of at most `width` characters."""
-    lines = [w for part in text.split("\n") for w in (textwrap.wrap(part, width) or [""])]
-    return "\n".join(lines)
-
-
-ROW_CHARACTERS = 20
+def wrapped(text: str, width: int = 20) -> str:
+    """The text in lines of at most `width` characters, or of what fits beside a row."""
+    return "\n".join(textwrap.fill(part, width) for part in text.split("\n"))
 
 
 def rows_height(names: Sequence[str], around: float) -> float:
     """Inches of a panel with a row a name, `around` of them for what is above and below."""
-    lines = sum(1 + len(wrapped(name, ROW_CHARACTERS).split("\n")) for name in names) / 2
-    return around + 0.24 * lines
+    return around + 0.24 * sum(2 + wrapped(name).count("\n") for name in names) / 2

@@ -1,14 +1,18 @@
-"""A finished run as the report sees it, and how its options compare with another's."""
+"""A finished run as the report sees it, how its options compare with another's, and names."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from stratdiff.agents.base import AGENTS
 from stratdiff.options import flat
 from stratdiff.report import statistics
+from stratdiff.scores.base import SCORES
+
+TITLES = {name: kinds.find(name).title for kinds in (AGENTS, SCORES) for name in kinds.names()}
 
 Series = dict[str, np.ndarray]
 """`step` [points], and metrics [points, seeds]."""
@@ -20,6 +24,10 @@ class Run:
 
     task: str
     variant: str
+    base: str
+    """The base algorithm, as its option names it."""
+    score: str
+    """The score that splits its batches, as its option names it; `none`: the plain base."""
     config: dict[str, Any]
     seeds: tuple[int, ...]
     normalized: bool
@@ -37,16 +45,6 @@ class Run:
     """Names that can tell two runs of one name apart, nearest first."""
 
     @property
-    def base(self) -> str:
-        """The base algorithm, as its option names it."""
-        return str(self.config["base"])
-
-    @property
-    def score(self) -> str:
-        """The score that splits its batches, as its option names it; `none`: the plain base."""
-        return str(self.config["score"])
-
-    @property
     def is_plain(self) -> bool:
         """Whether nothing splits its batches."""
         return self.score == "none"
@@ -60,19 +58,36 @@ class Run:
         return statistics.regret(online["step"], online["score"])
 
 
-@dataclasses.dataclass(frozen=True)
-class LeftOut:
+Runs = Sequence[Run]
+
+
+class LeftOut(NamedTuple):
     """A directory that looks like a run and cannot be used."""
 
     path: str
     reason: str
 
 
+def clean(name: Any, longest: int = 120) -> str:
+    """A name that can be shown: at most `longest` characters, none of them a control character.
+
+    Raises:
+        ValueError: it is not a string.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"expected a name, got {name!r}")
+    return "".join(c if c.isprintable() else "?" for c in name)[:longest] or "?"
+
+
+def title(name: str) -> str:
+    """The title of a base algorithm or score; of one from outside, `module:Name`, its `Name`."""
+    return TITLES.get(name) or clean(name.rpartition(":")[2])
+
+
 def options(config: dict[str, Any]) -> dict[str, Any]:
     """All options but the seeds by their dotted names."""
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in flat(config).items()}
-    values.pop("seeds", None)
-    return values
+    known = {key: value for key, value in flat(config).items() if key != "seeds"}
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in known.items()}
 
 
 def differing(a: Run, b: Run) -> list[str]:
@@ -81,11 +96,12 @@ def differing(a: Run, b: Run) -> list[str]:
     return sorted(k for k in x.keys() | y.keys() if x.get(k) != y.get(k))
 
 
-def by_task(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Runs by (base algorithm, task)."""
-    out: dict[tuple[str, str], list[Run]] = {}
+def by_task(runs: Iterable[Run], *further: str) -> dict[tuple[str, ...], list[Run]]:
+    """Runs by (base algorithm, task) and further attributes."""
+    out: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        out.setdefault((run.base, run.task), []).append(run)
+        key = tuple(getattr(run, name) for name in ("base", "task", *further))
+        out.setdefault(key, []).append(run)
     return out
 
 
