@@ -83,8 +83,8 @@ def test_an_unknown_name_is_told_the_known_ones():
 
 def test_a_module_class_that_was_named_is_imported(module, nobody_trusted):
     name = f"{module}:Good"
-    text = refused(name, name, "--trust-modules")
-    assert "on the command line" in text
+    # What to write instead: the flag for all modules, or the option with this name.
+    refused(name, "--trust-modules", f"--part {name}", "`stratdiff train`")
     # Nothing of it was run.
     assert module not in sys.modules
     registry.trust(name)
