@@ -14,9 +14,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from stratdiff.diffusion.behaviour import BehaviourConfig, BehaviourModel, BehaviourState
 from stratdiff.diffusion.energy import EnergyConfig, EnergyModel, EnergyState
 from stratdiff.diffusion.sampler import dpm_solver, guided
-from stratdiff.diffusion.score import BehaviourConfig, BehaviourModel, BehaviourState
 
 IMAGE = Path(__file__).parents[1] / "images" / "ring.png"
 
@@ -111,12 +111,12 @@ def train_energy(
     """The energy model on a fixed pool of support actions, as in offline training."""
 
     def build(rate: float) -> EnergyModel:
-        config = EnergyConfig(hidden=hidden, learning_rate=rate, inverse_temperature=BETA)
+        config = EnergyConfig(hidden=hidden, learning_rate=rate)
         return EnergyModel(config, obs_dim=1, action_dim=2)
 
     def batch(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
         actions = pool[jax.random.choice(key, len(pool), (64,))]
-        return jnp.zeros((64, 1)), actions, q_value(actions)
+        return jnp.zeros((64, 1)), actions, BETA * q_value(actions)
 
     return fit(build, batch, updates, key)
 

@@ -161,7 +161,7 @@ class Config(RunOptions):
         return StratDiff(
             agent,
             SCORES.find(self.score)(self.scoring, obs_dim, action_dim),  # type: ignore[call-arg]
-            split_class(self.split, self.score)(self.splitting),  # type: ignore[call-arg]
+            split_class(self.split, self.score)(self.splitting),
             self.batch_size,
             agent.reward_units(self.recipe, reward_scale).q_divisor,
         )

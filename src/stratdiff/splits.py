@@ -6,7 +6,7 @@ only, otherwise an array. A new rule is one class that implements `Split`.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -151,6 +151,9 @@ def diagnostics(score: Float[Array, " batch"], online: Bool[Array, " batch"], k:
     return out
 
 
-def split_class(name: str, score: str) -> type[Split]:
-    """The split rule of a config; without a score there is nothing to split by."""
+def split_class(name: str, score: str) -> Any:
+    """The split rule of a config, a class that implements `Split`.
+
+    Without a score there is nothing to split by.
+    """
     return Whole if score == "none" else SPLITS.find(name)

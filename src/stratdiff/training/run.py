@@ -6,7 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ from stratdiff.training.setup import check_data, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases
 from stratdiff.training.state import Accumulator
 from stratdiff.training.summary import summarize, versions, write_text
+
+R = TypeVar("R", bound="Run")  # not `Self`, which the shape checks of the tests do not take
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -169,7 +171,7 @@ class Run:
         self.position = dataclasses.replace(position, versions=versions())
         return True
 
-    def __enter__(self) -> Self:
+    def __enter__(self: R) -> R:
         return self
 
     def __exit__(self, *_: object) -> None:
