@@ -280,19 +280,24 @@ def translated(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
     Until version 0.1, `method` and `alignment` said what `score` says, and β stood with the energy
     model's options.
     """
-    if not {"method", "alignment"} & options.keys():
-        return options, ""
     out = {key: value for key, value in options.items() if key not in ("method", "alignment")}
-    method = options.get("method", "stratdiff")
-    scores = {"base": "none", "random": "random", "stratdiff": options.get("alignment", "guided")}
-    if method not in scores:
-        raise UserError(f"method is {method!r}; write score = none, random, guided or support.")
-    out["score"] = scores[method]
-    if "inverse_temperature" in out.get("energy", {}):
-        out["energy"] = dict(out["energy"])
-        out["inverse_temperature"] = out["energy"].pop("inverse_temperature")
+    notes, energy = [], options.get("energy")
     old = ", ".join(f"{key} {options[key]!r}" for key in ("method", "alignment") if key in options)
-    return out, f"{old} of an earlier version is read as score {out['score']!r}"
+    if old:
+        method = options.get("method", "stratdiff")
+        scores = ("none", "random", options.get("alignment", "guided"))
+        known = dict(zip(("base", "random", "stratdiff"), scores, strict=True))
+        if not isinstance(method, str) or method not in known:
+            raise UserError(f"method is {method!r}; write score = none, random, guided or support.")
+        if "score" in options:
+            raise UserError(f"{old} and score {options['score']!r} are both given; keep the score.")
+        out["score"] = known[method]
+        notes.append(f"{old} of an earlier version is read as score {out['score']!r}")
+    if isinstance(energy, dict) and "inverse_temperature" in energy:
+        out["energy"] = {k: v for k, v in energy.items() if k != "inverse_temperature"}
+        out["inverse_temperature"] = energy["inverse_temperature"]
+        notes.append("energy.inverse_temperature is read as inverse_temperature")
+    return out, ", ".join(notes)
 
 
 @functools.cache
@@ -361,6 +366,13 @@ def table_to_config(table: dict[str, Any], where: str) -> Config:
 def flat_options(config: Config) -> dict[str, Any]:
     """All options by their dotted names."""
     return flat(config.to_table())
+
+
+def first_difference(found: Config, wanted: Config) -> str:
+    """The first option that differs, as "NAME A, not B"; empty: none does."""
+    a, b = flat_options(found), flat_options(wanted)
+    keys = [key for key in [*b, *a] if a.get(key) != b.get(key)]
+    return f"{keys[0]} {a.get(keys[0])!r}, not {b.get(keys[0])!r}" if keys else ""
 
 
 def of_other_part(option: str) -> str:

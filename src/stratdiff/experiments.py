@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from stratdiff import registry
-from stratdiff.config import Config, config_of, flat_options, override, read_config, table_to_config
+from stratdiff.config import (
+    Config,
+    config_of,
+    first_difference,
+    override,
+    read_config,
+    table_to_config,
+)
 from stratdiff.data.sources import check
 from stratdiff.errors import UserError, nearest
 from stratdiff.training.loop import resume, train
@@ -155,7 +162,11 @@ def compare(
             waiting.append(cell)
     done = len(cells) - len(waiting) - len(failed)
     say(f"{len(cells)} cells: {done} done before, {len(failed)} that cannot be run")
-    finished = _with_ray(waiting, out) if ray else ((c, _run_apart(c, out)) for c in waiting)
+    trusted = registry.trusted()  # the processes of the cells are told nothing else
+    if ray:
+        finished = _with_ray(waiting, out, trusted)
+    else:
+        finished = ((cell, _run_apart(cell, out, trusted)) for cell in waiting)
     for i, (cell, wrong) in enumerate(finished, 1):
         if wrong:
             failed[cell.name] = wrong
@@ -175,12 +186,11 @@ def _state(cell: Cell, directory: Path) -> tuple[str, str]:
     wanted = cell.config
     if not wanted.env:  # the run wrote down the one that its data names
         wanted = dataclasses.replace(wanted, env=found.env)
-    if found != wanted:
-        a, b = flat_options(found), flat_options(wanted)
-        key = next(k for k in [*b, *a] if a.get(k) != b.get(k))
+    differs = first_difference(found, wanted)
+    if differs:
         return "other", (
-            f"{str(directory)!r} holds a run with {key} {a.get(key)!r}, the experiment asks for "
-            f"{b.get(key)!r}; give another --out, or remove that run."
+            f"{str(directory)!r} holds a run with {differs} as the experiment asks for; give "
+            "another --out, or remove that run."
         )
     return ("done" if _summary(directory) else "open"), ""
 
@@ -202,12 +212,12 @@ def _result(directory: Path) -> str:
     return f"{text} ({len(summary['seeds'])} seeds, {minutes:.1f} minutes of training)"
 
 
-def _run_apart(cell: Cell, out: Path, cores: int | None = None) -> str:
+def _run_apart(cell: Cell, out: Path, trusted: list[str], cores: int | None = None) -> str:
     """Run a cell in a process of its own, on so many cores; what went wrong, or ''.
 
     A process that is killed takes no other cell with it, and leaves no compiled programs behind.
     """
-    job = json.dumps([cell.name, str(out), cell.config.to_table(), registry.trusted()])
+    job = json.dumps([cell.name, str(out), cell.config.to_table(), trusted])
     command = [sys.executable, "-m", "stratdiff.experiments"]
     threads = {} if cores is None else dict.fromkeys(_THREADS, str(cores))
     done = subprocess.run(
@@ -219,7 +229,7 @@ def _run_apart(cell: Cell, out: Path, cores: int | None = None) -> str:
     return " ".join(said) or f"its process ended with {done.returncode}"
 
 
-def _with_ray(cells: list[Cell], out: Path) -> Iterator[tuple[Cell, str]]:
+def _with_ray(cells: list[Cell], out: Path, trusted: list[str]) -> Iterator[tuple[Cell, str]]:
     """The cells on a Ray cluster, one a core or, where it has any, one a GPU; as they finish."""
     try:
         import ray
@@ -233,7 +243,7 @@ def _with_ray(cells: list[Cell], out: Path) -> Iterator[tuple[Cell, str]]:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_run_apart)
         cores = None if gpus else 1
-        jobs = {run.remote(cell, out.absolute(), cores): cell for cell in cells}
+        jobs = {run.remote(cell, out.absolute(), trusted, cores): cell for cell in cells}
         while jobs:
             ready, _ = ray.wait(list(jobs))
             for job in ready:
