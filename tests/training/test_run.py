@@ -1,106 +1,19 @@
-"""Whole runs: killed and resumed, repeated, learning, the files they leave."""
+"""Whole runs: what they leave, what stops them, and that they learn."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import h5py
 import numpy as np
 import pointmass
 import pytest
+import runs
 
 import stratdiff
 from stratdiff.config import make_config
 from stratdiff.data import hdf5
 from stratdiff.data.lock import alone
 from stratdiff.errors import TrainingDiverged, UserError
-from stratdiff.train.track import Reporter, read_metrics
-
-TESTS = Path(__file__).parents[1]
-QUIET = Reporter(quiet=True)
-
-
-@pytest.fixture
-def command(tmp_path):
-    """Runs `stratdiff ...` as a real process that knows the test environment."""
-    env = os.environ | {
-        "PYTHONPATH": str(TESTS),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
-        # Every process of this test compiles the same programs.
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla"),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-    def start(*args, **options):
-        line = [sys.executable, "-m", "stratdiff.cli", *map(str, args)]
-        return subprocess.Popen(
-            line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-        )
-
-    return start
-
-
-def finish(process):
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
-    return text
-
-
-def kill_when(process, directory, phase, step):
-    """SIGKILL as soon as metrics.jsonl has a log point at or after this one."""
-    path, limit = directory / "metrics.jsonl", time.monotonic() + 240
-    while time.monotonic() < limit and process.poll() is None:
-        records = read_metrics(path) if path.exists() else []
-        if any(r["phase"] == phase and r["step"] >= step for r in records):
-            time.sleep(0.05)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"never reached {phase} {step}: {process.communicate()[0]}")
-
-
-def without_time(directory):
-    return [
-        {k: v for k, v in r.items() if k != "time"}
-        for r in read_metrics(directory / "metrics.jsonl")
-    ]
-
-
-def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(command, tiny, tmp_path):
-    config = tmp_path / "config.json"
-    # Log points, and so checkpoints, fall into the middle of episodes (of 40 steps).
-    long = tiny(offline_steps=180, online_steps=240, log_interval=30, seeds=[3, 5])
-    config.write_text(long.to_json())
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    finish(command("train", "--config", config, "--out", whole))
-    kill_when(command("train", "--config", config, "--out", cut), cut, "base", 30)
-    kill_when(command("resume", cut), cut, "behaviour", 30)
-    kill_when(command("resume", cut), cut, "online", 60)
-    assert not (cut / "summary.json").exists()
-    kill_when(command("resume", cut), cut, "online", 150)
-    text = finish(command("resume", cut))
-    assert "warning" not in text
-    first, second = (json.loads((d / "summary.json").read_text()) for d in (whole, cut))
-    assert first["parameters_sha256"] == second["parameters_sha256"]
-    assert len(set(first["parameters_sha256"])) == 2
-    assert first["score"] == second["score"]
-    assert without_time(whole) == without_time(cut)
-    # The config is complete: nothing of the run is anywhere else.
-    assert (whole / "config.json").read_text() == config.read_text()
-
-
-@pytest.fixture(scope="module")
-def small_run(data_file, tiny_options, tmp_path_factory):
-    config = make_config(**(tiny_options | {"dataset": str(data_file), "save_policies": True}))
-    out = tmp_path_factory.mktemp("run") / "run"
-    return stratdiff.train(config, out, reporter=QUIET)
+from stratdiff.sinks.jsonl import read_metrics
 
 
 def test_a_run_leaves_what_the_readme_promises(small_run):
@@ -116,11 +29,27 @@ def test_a_run_leaves_what_the_readme_promises(small_run):
     )
     assert all({"phase", "step", "time"} <= r.keys() for r in records)
     assert all(len(v) == 1 for r in records for v in r.values() if isinstance(v, list))
-    summary = json.loads((directory / "summary.json").read_text())
+    summary = runs.summary(directory)
     assert summary["dataset"]["fingerprint"] == small_run.summary["dataset"]["fingerprint"]
     assert summary["score"]["after"]["per_seed"] == records[-1]["score"]
     assert set(summary["updates_per_second"]) == {"base", "behaviour", "energy", "online"}
     assert (directory / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_scores_before_and_after_are_the_evaluations_around_the_online_phase(small_run):
+    records = runs.log_points(small_run.directory)
+    before = next(r for r in records if r["phase"] == "online" and r["step"] == 0)
+    assert small_run.scores == {
+        "before": [r["score"] for r in records if r["phase"] == "base" and "score" in r][-1],
+        "after": records[-1]["score"],
+    }
+    # The policy did not change in between, and episodes are paired.
+    assert small_run.scores["before"] == before["score"]
+    scored = [(r["phase"], r["step"]) for r in records if "score" in r]
+    assert scored == [
+        ("base", 40), ("base", 60), ("online", 0), ("online", 40), ("online", 80), ("online", 120),
+    ]  # fmt: skip
+    assert repr(small_run.directory.name)[1:-1] in repr(small_run)
 
 
 def test_summary_tells_where_the_online_loop_spent_its_time(small_run):
@@ -132,9 +61,9 @@ def test_summary_tells_where_the_online_loop_spent_its_time(small_run):
 
 
 def test_every_logged_metric_is_documented(small_run, tiny, tmp_path):
-    text = (TESTS.parent / "docs" / "metrics.md").read_text()
+    text = (runs.TESTS.parent / "docs" / "metrics.md").read_text()
     calql = stratdiff.train(
-        tiny(base="calql", alignment="support"), tmp_path / "run", reporter=QUIET
+        tiny(base="calql", score="support"), tmp_path / "run", reporter=runs.QUIET
     )
     logged = {
         key
@@ -143,13 +72,6 @@ def test_every_logged_metric_is_documented(small_run, tiny, tmp_path):
         for key in record
     }
     assert {key for key in logged if f"`{key}`" not in text} == set()
-
-
-def test_eval_repeats_the_scores_of_the_run(small_run):
-    found = stratdiff.evaluate(small_run.directory, episodes=2, seed=None)
-    assert found["score"] == pytest.approx(small_run.scores["after"], rel=1e-5)
-    other = stratdiff.evaluate(small_run.directory, episodes=2, seed=99)
-    assert other["score"] != found["score"]
 
 
 def test_saved_policy_acts_on_raw_states(small_run):
@@ -161,45 +83,13 @@ def test_saved_policy_acts_on_raw_states(small_run):
     assert steps == [f"step_{i:09d}.safetensors" for i in (0, 40, 80, 120)]
 
 
-def test_resuming_a_finished_run_changes_nothing(small_run):
-    before = without_time(small_run.directory)
-    again = stratdiff.resume(small_run.directory, reporter=QUIET)
-    assert again.summary["parameters_sha256"] == small_run.summary["parameters_sha256"]
-    assert without_time(small_run.directory) == before
-
-
-def test_an_output_directory_with_a_run_in_it_is_left_alone(small_run, tiny):
-    before = (small_run.directory / "summary.json").read_bytes()
-    with pytest.raises(UserError, match=r"already holds a run.*resume"):
-        stratdiff.train(tiny(), small_run.directory)
-    assert (small_run.directory / "summary.json").read_bytes() == before
-
-
-def test_resume_of_another_versions_checkpoint_says_so(small_run, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(small_run.directory, copy)
-    for meta in copy.glob("checkpoints/*/meta/metadata"):
-        meta.write_text(meta.read_text().replace('"format": 1', '"format": 0'))
-    with pytest.raises(UserError, match="checkpoint of format 0, this version reads format 1"):
-        stratdiff.resume(copy, reporter=QUIET)
-
-
-def test_resume_with_a_changed_config_says_so(small_run, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(small_run.directory, copy)
-    text = (copy / "config.json").read_text()
-    (copy / "config.json").write_text(text.replace('"online_steps": 120', '"online_steps": 200'))
-    with pytest.raises(UserError, match=r"does not fit its config.json"):
-        stratdiff.resume(copy, reporter=QUIET)
-
-
 def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_good_state(tiny, tmp_path):
     config = tiny(offline_steps=400, iql={"learning_rate": 1e12, "critic_hidden": [8, 8]})
     out = tmp_path / "run"
     with pytest.raises(
         TrainingDiverged, match=r"_loss of seed 0 became NaN or infinite at step \d+"
     ):
-        stratdiff.train(config, out, reporter=QUIET)
+        stratdiff.train(config, out, reporter=runs.QUIET)
     assert not (out / "summary.json").exists()
     # What is kept holds finite weights only.
     assert [p for p in (out / "checkpoints").iterdir() if p.name.isdigit()]
@@ -236,7 +126,7 @@ def test_fine_tuning_beats_the_pre_trained_policy(base, data_file, tmp_path):
         behaviour={"widths": [32, 16], "support_actions": 8, "solver_steps": 8},
         energy={"hidden": [32, 32]},
     )
-    result = stratdiff.train(config, tmp_path / "run", reporter=QUIET)
+    result = stratdiff.train(config, tmp_path / "run", reporter=runs.QUIET)
     before, after = (
         result.summary["score"]["before"]["mean"],
         result.summary["score"]["after"]["mean"],
@@ -246,74 +136,70 @@ def test_fine_tuning_beats_the_pre_trained_policy(base, data_file, tmp_path):
     assert after > result.summary["dataset"]["mean_score"] + 3
 
 
-def test_data_without_the_file_naming_its_environment(tiny, tmp_path, data_file):
-    nameless = tmp_path / "nameless.hdf5"
-    with h5py.File(data_file) as old, h5py.File(nameless, "w") as new:
-        for key in old:
-            new[key] = old[key][()]
-    with pytest.raises(UserError, match="does not name its environment; give it with --env"):
-        stratdiff.train(tiny(dataset=str(nameless), env=""), tmp_path / "run", reporter=QUIET)
-    assert not (tmp_path / "run").exists()
-
-
-def test_data_of_another_environment(tiny, tmp_path):
-    with pytest.raises(
-        UserError, match="observations of size 2 but environment 'HalfCheetah-v4' has"
-    ):
-        stratdiff.train(tiny(env="HalfCheetah-v4"), tmp_path / "run", reporter=QUIET)
-    assert not (tmp_path / "run").exists()
-
-
-def test_no_complete_trajectory_for_calql(tiny, tmp_path):
-    path = tmp_path / "open.hdf5"
-    arrays = pointmass.make_arrays(episodes=1)
-    with h5py.File(path, "w") as file:
-        for key, array in arrays.items():
-            file[key] = array[:30]
-    options = {"dataset": str(path), "reward_scale": 1.0}
-    with pytest.raises(UserError, match="no complete trajectory"):
-        stratdiff.train(tiny(base="calql", **options), tmp_path / "run", reporter=QUIET)
-    with pytest.raises(UserError, match=r"rewards cannot be scaled.*--reward-scale"):
-        stratdiff.train(tiny(dataset=str(path)), tmp_path / "run", reporter=QUIET)
-
-
 def test_two_processes_do_not_train_one_run(small_run):
     with alone(small_run.directory), pytest.raises(UserError, match="another process"):
-        stratdiff.resume(small_run.directory, reporter=QUIET)
+        stratdiff.resume(small_run.directory, reporter=runs.QUIET)
 
 
-def test_resuming_with_other_data_is_refused(small_run, tmp_path, data_file):
-    copy = tmp_path / "run"
-    shutil.copytree(small_run.directory, copy)
+def test_resuming_with_other_data_is_refused(small_run, tmp_path):
+    copy = runs.copy(small_run, tmp_path / "run")
     config = json.loads((copy / "config.json").read_text())
     other = tmp_path / "other.hdf5"
     hdf5.write(other, pointmass.make_arrays(episodes=20, seed=1), pointmass.ENV)
     (copy / "config.json").write_text(json.dumps(config | {"dataset": str(other)}))
     with pytest.raises(UserError, match=r"other\.hdf5.*is not the one that the run"):
-        stratdiff.resume(copy, reporter=QUIET)
-
-
-def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(small_run, tmp_path):
-    copy = tmp_path / "run"
-    shutil.copytree(small_run.directory, copy)
-    older, newest = sorted(int(p.name) for p in (copy / "checkpoints").iterdir())
-    for path in (copy / f"checkpoints/{newest}/meta").iterdir():
-        path.write_bytes(b"")
-    again = stratdiff.resume(copy, reporter=QUIET)
-    assert again.summary["parameters_sha256"] == small_run.summary["parameters_sha256"]
-    assert without_time(copy) == without_time(small_run.directory)
-    assert (copy / f"damaged-checkpoint-{newest}").is_dir()
-    for path in (copy / f"checkpoints/{older}/meta").iterdir():
-        path.write_bytes(b"")
-    for path in (copy / f"checkpoints/{newest}/meta").iterdir():
-        path.write_bytes(b"")
-    with pytest.raises(UserError, match="no checkpoint that can be read"):
-        stratdiff.resume(copy, reporter=QUIET)
+        stratdiff.resume(copy, reporter=runs.QUIET)
 
 
 def test_a_log_that_lost_points_is_named(small_run, tmp_path):
-    copy = tmp_path / "run"
-    shutil.copytree(small_run.directory, copy)
+    copy = runs.copy(small_run, tmp_path / "run")
     (copy / "metrics.jsonl").write_bytes(b"")
-    with pytest.raises(UserError, match=r"metrics\.jsonl' has 0 bytes"):
-        stratdiff.resume(copy, reporter=QUIET)
+    with pytest.raises(UserError, match=r"metrics\.jsonl' has 0 log points.*taken at 15"):
+        stratdiff.resume(copy, reporter=runs.QUIET)
+
+
+def test_support_actions_that_were_lost_are_drawn_again_with_the_same_bits(small_run, tmp_path):
+    """The phase is computed again only where the run still needs it."""
+    copy = runs.copy(small_run, tmp_path / "run")
+    before = np.load(copy / "support.npy")
+    (copy / "support.npy").write_bytes(b"cut")
+    for newest in sorted((copy / "checkpoints").iterdir(), key=lambda p: int(p.name))[1:]:
+        shutil.rmtree(newest)  # back to online step 100
+    again = stratdiff.resume(copy, reporter=runs.QUIET)
+    np.testing.assert_array_equal(np.load(copy / "support.npy"), before)
+    assert again.summary["parameters_sha256"] == small_run.summary["parameters_sha256"]
+
+
+# A sink from outside
+
+
+class Full(runs.Recording):
+    """A sink whose disk is full after some log points."""
+
+    def log(self, point, metrics):
+        if point.total_step > 20:
+            raise OSError(28, "No space left on device")
+        super().log(point, metrics)
+
+
+def test_a_sink_that_cannot_write_stops_the_run_with_a_sentence(tiny, tmp_path):
+    config = tiny(track=["test_run:Full"])
+    with pytest.raises(UserError, match=r"Full could not write .*No space left.*resume '.*run'"):
+        stratdiff.train(config, tmp_path / "run", reporter=runs.QUIET)
+    calls = runs.recorded(tmp_path / "run")
+    assert [call[0] for call in calls] == ["open", "rewind", "log", "close"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_such_module:Sink", "could not be imported"),
+        ("runs:Nothing", "has no 'Nothing'"),
+        ("runs:Driver", "has no 'rewind'"),
+        ("tensorbord", "module:Class"),
+    ],
+)
+def test_a_wrong_sink_leaves_nothing_behind(tiny, tmp_path, name, said):
+    with pytest.raises(UserError, match=f"--track is '{name}'.*{said}"):
+        stratdiff.train(tiny(track=[name]), tmp_path / "run", reporter=runs.QUIET)
+    assert not (tmp_path / "run").exists()
