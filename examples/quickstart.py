@@ -1,4 +1,4 @@
-"""The whole job from Python: data, config, training, scores, acting in an environment."""
+"""The package from Python: load a data set, train, read the scores, act in an environment."""
 
 import sys
 
@@ -10,7 +10,7 @@ import stratdiff
 def main(
     out: str = "runs/quickstart", name: str = "stratdiff/halfcheetah-medium-replay", **options
 ):
-    """Train on the named data set; `options` as for `stratdiff.make_config`."""
+    """Train on a data set, by its name or path; `options` go to `stratdiff.make_config`."""
     dataset = stratdiff.load_dataset(name)
     config = stratdiff.make_config("demo", dataset=name, base="iql", **options)
     result = stratdiff.train(config, out, dataset)

@@ -6,7 +6,7 @@ The public names are imported when they are first used, so `import stratdiff` is
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import stratdiff.envs  # registers the package's environments with Gymnasium
+from stratdiff import envs as envs  # registers the package's environments with Gymnasium
 
 __version__ = "0.1.0"
 

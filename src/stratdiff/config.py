@@ -28,6 +28,7 @@ from stratdiff.options import (
     check,
     flat,
     from_table,
+    value_of,
 )
 from stratdiff.scores.base import SCORES
 from stratdiff.splits import SPLITS, split_class
@@ -131,7 +132,7 @@ class Config(RunOptions):
     @property
     def run(self) -> RunOptions:
         """The run's own options alone."""
-        return RunOptions(**{f.name: getattr(self, f.name) for f in _fields(RunOptions)})
+        return RunOptions(**{name: getattr(self, name) for name in _names(RunOptions)})
 
     def to_table(self) -> dict[str, Any]:
         """All options as one nested table."""
@@ -200,8 +201,12 @@ _PRESETS: dict[str, dict[str, Any]] = {
 Preset = Literal["demo", "paper"]
 
 
-def _fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(kind)
+def _names(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def _only(table: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key in names}
 
 
 def override(options: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -222,7 +227,8 @@ def make_config(preset: str = "paper", recipe: str = "", **options: Any) -> Conf
     Raises:
         UserError: an option is unknown or out of range.
     """
-    registry.trust(*(str(options.get(key, "")) for key in ("base", "score", "split", "env")))
+    names_code = ("base", "score", "split", "dataset", "env")
+    registry.trust(*(str(options.get(key, "")) for key in names_code))
     registry.trust(*map(str, options.get("track", ())))
     return config_of(options, preset, recipe)
 
@@ -280,24 +286,26 @@ def translated(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
     Until version 0.1, `method` and `alignment` said what `score` says, and β stood with the energy
     model's options.
     """
-    out = {key: value for key, value in options.items() if key not in ("method", "alignment")}
-    notes, energy = [], options.get("energy")
-    old = ", ".join(f"{key} {options[key]!r}" for key in ("method", "alignment") if key in options)
-    if old:
-        method = options.get("method", "stratdiff")
-        scores = ("none", "random", options.get("alignment", "guided"))
-        known = dict(zip(("base", "random", "stratdiff"), scores, strict=True))
-        if not isinstance(method, str) or method not in known:
+    out, said = dict(options), []
+    if {"method", "alignment"} & options.keys():
+        method, alignment = out.pop("method", "stratdiff"), out.pop("alignment", "guided")
+        scores = {"base": "none", "random": "random", "stratdiff": alignment}
+        if not isinstance(method, str) or method not in scores:
             raise UserError(f"method is {method!r}; write score = none, random, guided or support.")
         if "score" in options:
-            raise UserError(f"{old} and score {options['score']!r} are both given; keep the score.")
-        out["score"] = known[method]
-        notes.append(f"{old} of an earlier version is read as score {out['score']!r}")
+            raise UserError(
+                f"score {options['score']!r} is given, and method or alignment of an earlier "
+                "version too; leave those out."
+            )
+        out |= {"score": scores[method], "split": "ratio"}
+        said.append(f"method {method!r} and alignment {alignment!r} as score {out['score']!r}")
+    energy = out.get("energy")
     if isinstance(energy, dict) and "inverse_temperature" in energy:
         out["energy"] = {k: v for k, v in energy.items() if k != "inverse_temperature"}
         out["inverse_temperature"] = energy["inverse_temperature"]
-        notes.append("energy.inverse_temperature is read as inverse_temperature")
-    return out, ", ".join(notes)
+        said.append("energy.inverse_temperature as inverse_temperature")
+    note = f"options of an earlier version are read: {', '.join(said)}" if said else ""
+    return out, note
 
 
 @functools.cache
@@ -306,8 +314,8 @@ def _options_of_parts() -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for parts in (SCORES, SPLITS):
         for name in parts.names():
-            for field in _fields(parts.find(name).options):
-                found.setdefault(field.name, []).append(f"{parts.option} {name}")
+            for option in sorted(_names(parts.find(name).options)):
+                found.setdefault(option, []).append(f"{parts.option} {name}")
     for name in AGENTS.names():
         found.setdefault(AGENTS.find(name).name, []).append(f"--base {name}")
     return {option: " or ".join(parts) for option, parts in found.items()}
@@ -320,42 +328,25 @@ def table_to_config(table: dict[str, Any], where: str) -> Config:
         UserError: an option is unknown or out of its range.
     """
     try:
-        table, _ = translated(table)
-        for name in ("base", "score", "split"):
-            if not isinstance(table.get(name, ""), str):
-                raise UserError(f"--{name} is {table[name]!r}; it must be a text.")
-        score = table.get("score", RunOptions.score)
-        chosen: dict[str, Any] = {
-            "agent": AGENTS.find(table.get("base", RunOptions.base)),
-            "scoring": SCORES.find(score),
-            "splitting": split_class(table.get("split", RunOptions.split), score),
-        }
-        own = {field.name for field in _fields(RunOptions)}
-        parts: dict[str, dict[str, Any]] = {name: {} for name in chosen}
-        run: dict[str, Any] = {}
-        names = {
-            part: {field.name for field in _fields(chosen[part].options)}
-            for part in ("scoring", "splitting")
-        }
-        for key, value in table.items():
-            part = next((part for part in names if key in names[part]), None)
-            if key in own:
-                run[key] = value
-            elif part is not None:
-                parts[part][key] = value
-            elif key == chosen["agent"].name:
-                if not isinstance(value, dict):
-                    raise UserError(f"{key} is {value!r}; it must be a table of options.")
-                parts["agent"] = value
-            elif key not in _options_of_parts():
-                known = own | {*_options_of_parts()} | names["scoring"] | names["splitting"]
-                raise UserError(f"unknown option {key!r}; nearest: {nearest(key, known)}.")
-        prefix = f"{chosen['agent'].name}."
+        table, own = translated(table)[0], _names(RunOptions)
+        run = from_table(RunOptions, _only(table, own))
+        agent, score = AGENTS.find(run.base), SCORES.find(run.score)
+        split = split_class(run.split, run.score)
+        groups = [own, {agent.name}, _names(score.options), _names(split.options)]
+        known = set().union(*groups)
+        if len(known) < sum(map(len, groups)):
+            raise UserError(
+                f"--base {run.base}, --score {run.score}, --split {run.split} and the run itself "
+                "have options of the same name; rename them in the class from outside."
+            )
+        for key in _only(table, table.keys() - known - _options_of_parts().keys()):
+            near = nearest(key, known | _options_of_parts().keys())
+            raise UserError(f"unknown option {key!r}; nearest: {near}.")
         config = Config(
-            **dataclasses.asdict(from_table(RunOptions, run)),
-            agent=from_table(chosen["agent"].options, parts["agent"], prefix),
-            scoring=from_table(chosen["scoring"].options, parts["scoring"]),
-            splitting=from_table(chosen["splitting"].options, parts["splitting"]),
+            **dataclasses.asdict(run),
+            agent=value_of(agent.options, table.get(agent.name, {}), agent.name),
+            scoring=from_table(score.options, _only(table, groups[2])),
+            splitting=from_table(split.options, _only(table, groups[3])),
         )
         config.validate()
     except UserError as error:
@@ -368,11 +359,11 @@ def flat_options(config: Config) -> dict[str, Any]:
     return flat(config.to_table())
 
 
-def first_difference(found: Config, wanted: Config) -> str:
-    """The first option that differs, as "NAME A, not B"; empty: none does."""
+def difference(found: Config, wanted: Config) -> str:
+    """Where a run that is there differs from the one wanted, in words; '' where it does not."""
     a, b = flat_options(found), flat_options(wanted)
-    keys = [key for key in [*b, *a] if a.get(key) != b.get(key)]
-    return f"{keys[0]} {a.get(keys[0])!r}, not {b.get(keys[0])!r}" if keys else ""
+    key = next((k for k in [*b, *a] if a.get(k) != b.get(k)), None)
+    return f"{key} {a.get(key)!r}, not {b.get(key)!r}" if key else ""
 
 
 def of_other_part(option: str) -> str:

@@ -14,17 +14,10 @@ import tomllib
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stratdiff import registry
-from stratdiff.config import (
-    Config,
-    config_of,
-    first_difference,
-    override,
-    read_config,
-    table_to_config,
-)
+from stratdiff.config import Config, config_of, difference, override, read_config, table_to_config
 from stratdiff.data.sources import check
 from stratdiff.errors import UserError, nearest
 from stratdiff.training.loop import resume, train
@@ -35,8 +28,7 @@ _THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _KEYS = ("preset", "seeds", "options", "tasks", "variants")
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One run of an experiment."""
 
     task: str
@@ -59,75 +51,62 @@ def read_spec(path: str | Path) -> list[Cell]:
     Raises:
         UserError: the file is missing, is no TOML, or asks for something that no run can do.
     """
-    path = Path(path)
+    where = f"experiment file {str(path)!r}"
     try:
-        spec = tomllib.loads(path.read_text())
+        spec = tomllib.loads(Path(path).read_text())
     except FileNotFoundError as error:
-        raise UserError(f"experiment file {str(path)!r} does not exist.") from error
+        raise UserError(f"{where} does not exist.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"experiment file {str(path)!r} could not be read as TOML: {error}."
-        ) from error
+        raise UserError(f"{where} could not be read as TOML: {error}.") from error
 
-    def fail(what: str) -> UserError:
-        return UserError(f"experiment file {str(path)!r}: {what}")
+    def expect(holds: Any, what: str) -> None:
+        if not holds:
+            raise UserError(f"{where}: {what}")
 
     for key in spec:
-        if key not in _KEYS:
-            raise fail(f"unknown key {key!r}; nearest: {nearest(key, _KEYS)}.")
+        expect(key in _KEYS, f"unknown key {key!r}; nearest: {nearest(key, _KEYS)}.")
     for kind in ("tasks", "variants"):
         named = spec.get(kind, {})
-        if not isinstance(named, dict) or not all(isinstance(x, dict) for x in named.values()):
-            raise fail(f"{kind} is {named!r}; give a table [{kind}.NAME] for each.")
-        if not named:
-            raise fail(f"no [{kind}.NAME] was found; give one or more.")
+        whole = isinstance(named, dict) and all(isinstance(x, dict) for x in named.values())
+        expect(whole, f"{kind} is {named!r}; give a table [{kind}.NAME] for each.")
+        expect(named, f"no [{kind}.NAME] was found; give one or more.")
         for name in named:
-            if name == "pretrained" or not _NAME.fullmatch(name):
-                raise fail(
-                    f"[{kind}.{name}] names a folder; use letters, digits and . _ = + - only, and "
-                    "not 'pretrained'."
-                )
-    common = spec.get("options", {})
-    if not isinstance(common, dict):
-        raise fail(f"options is {common!r}; it must be a table [options].")
-    cells = []
+            allowed = "use letters, digits and . _ = + - only, and not 'pretrained'"
+            folder = name != "pretrained" and _NAME.fullmatch(name)
+            expect(folder, f"[{kind}.{name}] names a folder; {allowed}.")
+    cells, common = [], spec.get("options", {})
+    expect(isinstance(common, dict), f"options is {common!r}; it must be a table [options].")
     for task, of_task in spec["tasks"].items():
-        if "dataset" not in of_task:
-            raise fail(f"[tasks.{task}] has no dataset; give a name or an HDF5 file's path.")
+        said = f"[tasks.{task}] has no dataset; give a name or an HDF5 file's path."
+        expect("dataset" in of_task, said)
         for variant, of_variant in spec["variants"].items():
             own = dict(of_variant)
-            tasks = own.pop("tasks", list(spec["tasks"]))
-            if not isinstance(tasks, list) or any(t not in list(spec["tasks"]) for t in tasks):
-                raise fail(
-                    f"variants.{variant}.tasks is {tasks!r}; it must be a list of names of tasks."
-                )
+            tasks = own.pop("tasks", [*spec["tasks"]])
+            known = isinstance(tasks, list) and all(t in [*spec["tasks"]] for t in tasks)
+            said = f"variants.{variant}.tasks is {tasks!r}; it must be a list of names of tasks."
+            expect(known, said)
             for key in own:
-                if key in ("preset", "dataset"):
-                    where = "at the top of the file" if key == "preset" else "in a task"
-                    raise fail(f"variants.{variant}.{key} must stand {where}.")
-                if key[0].isdigit():
-                    raise fail(
-                        f"[variants.{variant}.{key}] is a table within a table; a name with a dot "
-                        f'needs quotes: [variants."{variant}.{key}"].'
-                    )
+                option = f"variants.{variant}.{key}"
+                place = {"preset": "at the top of the file", "dataset": "in a task"}.get(key)
+                expect(not place, f"{option} must stand {place}.")
+                quoted = f'a name with a dot needs quotes: [variants."{variant}.{key}"]'
+                said = f"[{option}] is a table within a table; {quoted}."
+                expect(not key[0].isdigit(), said)
             if task not in tasks:
                 continue
-            options: dict[str, Any] = {}
+            options = {"seeds": spec["seeds"]} if "seeds" in spec else {}
             for table in (common, of_task, own):
                 override(options, table)
-            if "preset" in options:
-                raise fail(f"{task}/{variant}: preset must stand at the top of the file.")
-            if "seeds" in spec:
-                options.setdefault("seeds", spec["seeds"])
+            cell = f"{task}/{variant}"
+            expect("preset" not in options, f"{cell}: preset must stand at the top of the file.")
             try:
                 config = config_of(options, spec.get("preset", "paper"))
                 check(config.dataset, config.env)
             except UserError as error:
                 said = str(error).removeprefix("the options given: ")
-                raise fail(f"{task}/{variant}: {said}") from error
+                raise UserError(f"{where}: {cell}: {said}") from error
             cells.append(Cell(task, variant, config))
-    if not cells:
-        raise fail("no cell is left: every variant's `tasks` is empty.")
+    expect(cells, "no cell is left: every variant's `tasks` is empty.")
     return cells
 
 
@@ -149,17 +128,11 @@ def compare(
     try:
         (out / "pretrained").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"--out is {str(out)!r}, where no folder can be made ({error.strerror}); give another."
-        ) from error
-    failed: dict[str, str] = {}
-    waiting = []
-    for cell in cells:
-        state, reason = _state(cell, out / cell.name)
-        if state == "other":
-            failed[cell.name] = reason
-        elif state == "open":
-            waiting.append(cell)
+        said = f"where no folder can be made ({error.strerror}); give another."
+        raise UserError(f"--out is {str(out)!r}, {said}") from error
+    stopped = {cell.name: _obstacle(cell, out / cell.name) for cell in cells}
+    failed = {name: reason for name, reason in stopped.items() if reason}
+    waiting = [c for c in cells if c.name not in failed and not _summary(out / c.name)]
     done = len(cells) - len(waiting) - len(failed)
     say(f"{len(cells)} cells: {done} done before, {len(failed)} that cannot be run")
     trusted = registry.trusted()  # the processes of the cells are told nothing else
@@ -174,25 +147,22 @@ def compare(
     return failed
 
 
-def _state(cell: Cell, directory: Path) -> tuple[str, str]:
-    """("open", "done" or "other": it cannot be run, why)."""
+def _obstacle(cell: Cell, directory: Path) -> str:
+    """Why the cell cannot be run there, or ''."""
     path = directory / "config.json"
     if not path.exists():
-        return "open", ""
+        return ""
     try:
         found = read_config(path)
     except UserError as error:
-        return "other", f"{error} Remove {str(directory)!r} to train that cell anew."
-    wanted = cell.config
-    if not wanted.env:  # the run wrote down the one that its data names
-        wanted = dataclasses.replace(wanted, env=found.env)
-    differs = first_difference(found, wanted)
-    if differs:
-        return "other", (
-            f"{str(directory)!r} holds a run with {differs} as the experiment asks for; give "
-            "another --out, or remove that run."
-        )
-    return ("done" if _summary(directory) else "open"), ""
+        return f"{error} Remove {str(directory)!r} to train that cell anew."
+    # Where it gives no environment, the run wrote down the one that its data names.
+    wanted = dataclasses.replace(cell.config, env=cell.config.env or found.env)
+    other = difference(found, wanted)
+    return other and (
+        f"{str(directory)!r} holds a run with {other}, which the experiment asks for; give another "
+        "--out, or remove that run."
+    )
 
 
 def _summary(directory: Path) -> dict[str, Any]:
@@ -200,16 +170,16 @@ def _summary(directory: Path) -> dict[str, Any]:
     try:
         found = json.loads((directory / "summary.json").read_text())
     except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        found = None
+    whole = isinstance(found, dict) and (directory / "config.json").exists()
+    return dict(found) if whole else {}
 
 
 def _result(directory: Path) -> str:
     summary = _summary(directory)
+    scores = " -> ".join(f"{found['mean']:.1f}" for found in summary["score"].values())
     minutes = sum(summary["seconds"].values()) / 60
-    scores = {when: found["mean"] for when, found in summary["score"].items()}
-    text = " -> ".join(f"{score:.1f}" for score in scores.values())
-    return f"{text} ({len(summary['seeds'])} seeds, {minutes:.1f} minutes of training)"
+    return f"{scores} ({len(summary['seeds'])} seeds, {minutes:.1f} minutes of training)"
 
 
 def _run_apart(cell: Cell, out: Path, trusted: list[str], cores: int | None = None) -> str:
@@ -219,14 +189,10 @@ def _run_apart(cell: Cell, out: Path, trusted: list[str], cores: int | None = No
     """
     job = json.dumps([cell.name, str(out), cell.config.to_table(), trusted])
     command = [sys.executable, "-m", "stratdiff.experiments"]
-    threads = {} if cores is None else dict.fromkeys(_THREADS, str(cores))
-    done = subprocess.run(
-        command, input=job, stdout=subprocess.PIPE, text=True, env=os.environ | threads
-    )
-    if done.returncode == 0:
-        return ""
-    said = done.stdout.strip().splitlines()
-    return " ".join(said) or f"its process ended with {done.returncode}"
+    env = os.environ | ({} if cores is None else dict.fromkeys(_THREADS, str(cores)))
+    done = subprocess.run(command, input=job, stdout=subprocess.PIPE, text=True, env=env)
+    said = " ".join(done.stdout.strip().splitlines())
+    return (said or f"its process ended with {done.returncode}") if done.returncode else ""
 
 
 def _with_ray(cells: list[Cell], out: Path, trusted: list[str]) -> Iterator[tuple[Cell, str]]:
@@ -240,18 +206,16 @@ def _with_ray(cells: list[Cell], out: Path, trusted: list[str]) -> Iterator[tupl
     except ConnectionError:
         ray.init(include_dashboard=False)
     try:
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        gpus, cores = (1, None) if ray.cluster_resources().get("GPU") else (0, 1)
         run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_run_apart)
-        cores = None if gpus else 1
         jobs = {run.remote(cell, out.absolute(), trusted, cores): cell for cell in cells}
         while jobs:
-            ready, _ = ray.wait(list(jobs))
-            for job in ready:
-                cell = jobs.pop(job)
-                try:
-                    yield cell, ray.get(job)
-                except ray.exceptions.RayError as error:
-                    yield cell, f"Ray lost it: {error}"
+            (job,), _ = ray.wait(list(jobs))
+            cell = jobs.pop(job)
+            try:
+                yield cell, ray.get(job)
+            except ray.exceptions.RayError as error:
+                yield cell, f"Ray lost it: {error}"
     finally:
         ray.shutdown()
 
@@ -268,16 +232,13 @@ def _job() -> int:
             resume(directory, shared=shared)
         else:
             train(table_to_config(options, name), directory, shared=shared)
-    except UserError as error:
-        print(error, file=answers)
-    except KeyboardInterrupt:
-        print("interrupted", file=answers)
+        return 0
+    except (UserError, KeyboardInterrupt) as error:
+        said = str(error) or "interrupted"
     except Exception as error:  # the other cells go on
         traceback.print_exc()
-        print(f"{type(error).__name__}: {error}", file=answers)
-    else:
-        return 0
-    answers.flush()
+        said = f"{type(error).__name__}: {error}"
+    print(said, file=answers, flush=True)
     return 2
 
 

@@ -74,11 +74,12 @@ def from_table(kind: type[T], table: dict[str, Any], prefix: str = "") -> T:
     for key in table:
         if key not in kinds:
             raise UserError(f"unknown option {prefix + key!r}; nearest: {nearest(key, kinds)}.")
-    values = {key: _value(kinds[key], value, prefix + key) for key, value in table.items()}
+    values = {key: value_of(kinds[key], value, prefix + key) for key, value in table.items()}
     return kind(**values)
 
 
-def _value(kind: Any, value: Any, name: str) -> Any:
+def value_of(kind: Any, value: Any, name: str) -> Any:
+    """The value of the option `name` as its type `kind` wants it; errors as `from_table`."""
     flag = "--" + name.replace("_", "-")
     if get_origin(kind) in (Union, types.UnionType):
         if value is None:

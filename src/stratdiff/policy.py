@@ -45,6 +45,11 @@ class Policy:
     def __len__(self) -> int:
         return len(self.layers[0][0])
 
+    def __repr__(self) -> str:
+        widths = [len(self.obs_mean), *(bias.shape[1] for _, bias in self.layers)]
+        where = self.metadata.get("environment") or "an unnamed environment"
+        return f"Policy({len(self)} x {self.kind}, widths {widths}, for {where})"
+
     def __getitem__(self, index: slice) -> "Policy":
         """The policies of a slice."""
         return Policy(

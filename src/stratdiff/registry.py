@@ -35,8 +35,8 @@ def check_trusted(name: str, option: str) -> None:
     """
     if ":" in name and not _trusted & {name, _ANY_MODULE}:
         raise UserError(
-            f"{name!r} is code that a file names as {option}; to let it be imported, give "
-            f"{option} {name} on the command line, or pass --trust-modules."
+            f"{name!r} is code that a file names as {option}; to let it be imported, pass "
+            f"--trust-modules, or give {option} {name} to `stratdiff train`."
         )
 
 

@@ -105,7 +105,7 @@ def offline_like_count(rho: float, batch: int) -> int:
     return int(rho * batch + 0.5 + 1e-9)  # 0.29 · 50 is a little below 14.5 in floating point
 
 
-def stable_order(score: Float[Array, " batch"], k: int) -> Int[Array, " batch"]:
+def stable_order(score: Float[Array, " batch"], k: int | Int[Array, ""]) -> Int[Array, " batch"]:
     """Permutation that puts the k rows of lowest score (the offline-like ones) first.
 
     Ties go by row (stable sort). Within a stratum rows keep their order, so k = B and k = 0 leave
@@ -113,17 +113,19 @@ def stable_order(score: Float[Array, " batch"], k: int) -> Int[Array, " batch"]:
     """
     batch = len(score)
     order = jnp.argsort(score, stable=True)
-    online_like = jnp.zeros(batch, bool).at[order[k:]].set(True)
+    online_like = jnp.zeros(batch, bool).at[order].set(jnp.arange(batch) >= k)
     return jnp.argsort(online_like, stable=True)
 
 
-def diagnostics(score: Float[Array, " batch"], online: Bool[Array, " batch"], k: int) -> Metrics:
+def diagnostics(
+    score: Float[Array, " batch"], online: Bool[Array, " batch"], k: int | Int[Array, ""]
+) -> Metrics:
     """How the split of a batch relates to where its rows came from.
 
     `online` marks rows from D_on. Quantities of an origin with no rows are NaN.
     """
     batch = len(score)
-    offline_like = jnp.ones(batch, bool).at[stable_order(score, k)[k:]].set(False)
+    offline_like = jnp.zeros(batch, bool).at[stable_order(score, k)].set(jnp.arange(batch) < k)
     exchanged = (offline_like == online).sum()
     n_online = online.sum()
     pair = online[:, None] & ~online[None, :]
@@ -135,7 +137,7 @@ def diagnostics(score: Float[Array, " batch"], online: Bool[Array, " batch"], k:
         "exchange_count": exchanged.astype(float),
         "exchange_fraction": exchanged / batch,
         "alignment_auc": auc,
-        "alignment_threshold": ordered[k - 1] if k > 0 else jnp.full((), -jnp.inf),
+        "alignment_threshold": jnp.where(k > 0, ordered[jnp.maximum(k - 1, 0)], -jnp.inf),
     }
     for origin, rows in (("offline", ~online), ("online", online)):
         count = rows.sum()
@@ -151,9 +153,6 @@ def diagnostics(score: Float[Array, " batch"], online: Bool[Array, " batch"], k:
     return out
 
 
-def split_class(name: str, score: str) -> Any:
-    """The split rule of a config, a class that implements `Split`.
-
-    Without a score there is nothing to split by.
-    """
+def split_class(name: str, score: str) -> type[Any]:
+    """The split rule of a config; without a score there is nothing to split by."""
     return Whole if score == "none" else SPLITS.find(name)

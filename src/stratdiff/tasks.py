@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Callable
 from importlib import metadata
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -18,14 +18,13 @@ from stratdiff.errors import UserError, nearest
 
 Recipe = Literal["locomotion", "antmaze"]
 Returns = tuple[float, float]
+"""Reference returns: those of score 0 and score 100. None for them: the score is the return."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What the name of an environment implies; the defaults hold for an unknown one."""
 
     reference_returns: Returns | None = None
-    """Returns of score 0 and score 100; None: the score is the plain return."""
     recipe: Recipe = "locomotion"
     """antmaze: sparse rewards of 1 at a goal; locomotion: everything else."""
     contact_margins: bool = False
@@ -43,7 +42,6 @@ _KNOWN = {
     "Ant": Facts((-325.6, 3879.7), contact_margins=True),
     **{f"stratdiff/AntMaze-{maze}": Facts((0.0, 1.0), "antmaze", True, maze) for maze in MAZES},
 }
-_UNKNOWN = Facts()
 
 # Gymnasium-Robotics' AntMaze: the torso's xy are in `achieved_goal`, the rest in `observation`.
 _ROBOTICS_ANTMAZE = {"observation": (27,), "achieved_goal": (2,), "desired_goal": (2,)}
@@ -60,7 +58,6 @@ class Task:
     horizon: int | None = None
     """Steps after which the environment cuts an episode; None: never."""
     reference_returns: Returns | None = None
-    """Returns of score 0 and score 100; None: the score is the plain return."""
     recipe: Recipe = "locomotion"
 
     def __repr__(self) -> str:
@@ -97,7 +94,7 @@ def _family(env_id: str) -> str:
 
 def facts(env_id: str) -> Facts:
     """What the name of an environment implies, whether or not it can be made here."""
-    return _KNOWN.get(_family(env_id), _UNKNOWN)
+    return _KNOWN.get(_family(env_id), Facts())
 
 
 def contradict(env_id: str, other: str) -> bool:
@@ -127,11 +124,9 @@ def version_note(made_with: str, installed: str | None = None) -> str | None:
     geoms counts, from 3.5 on their sum.
     """
     installed = installed or metadata.version("mujoco")
-
-    def summed(version: str) -> bool:
-        return [int(n) for n in re.findall(r"\d+", version)[:2]] >= [3, 5]
-
-    if summed(made_with) == summed(installed):
+    numbers = [re.findall(r"\d+", version)[:2] for version in (made_with, installed)]
+    old, new = ([int(n) for n in number] >= [3, 5] for number in numbers)
+    if old == new:
         return None
     return (
         f"made with MuJoCo {made_with}, {installed} is installed: since 3.5 contact margins are "
@@ -141,9 +136,7 @@ def version_note(made_with: str, installed: str | None = None) -> str | None:
 
 def physics_note(env_id: str, made_with: str | None) -> str | None:
     """`version_note` for data of an environment that it concerns."""
-    if made_with is None or not facts(env_id).contact_margins:
-        return None
-    return version_note(made_with)
+    return version_note(made_with) if made_with and facts(env_id).contact_margins else None
 
 
 def observation_parts(shapes: dict[str, tuple[int, ...] | None]) -> list[str] | None:
@@ -251,8 +244,8 @@ def task_of_env(env: gymnasium.Env, env_id: str = "") -> Task:
     """The task record of an environment from `wrap_env`; `env_id` empty: that of its spec."""
     spec, sizes = env.spec, (env.observation_space.shape, env.action_space.shape)
     (obs_dim,), (action_dim,) = sizes  # type: ignore[misc]
-    horizon = spec.max_episode_steps if spec else None
-    return _task(env_id or (spec.id if spec else ""), obs_dim, action_dim, horizon)
+    env_id = env_id or (spec.id if spec else "")
+    return _task(env_id, obs_dim, action_dim, spec.max_episode_steps if spec else None)
 
 
 def task_of(dataset: Dataset, env_id: str = "") -> Task:

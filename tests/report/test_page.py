@@ -1,7 +1,6 @@
 """The whole report: its files, what they say, and how the page behaves in a browser."""
 
 import csv
-import html
 import json
 import os
 import re
@@ -12,13 +11,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from synthetic import write_run
+from markupsafe import escape
+from synthetic import CONFIG, write_run
 
 from stratdiff.cli import main
-from stratdiff.report import page, results
-from stratdiff.report.figures import Figure
-from stratdiff.report.page import Table, report
-from stratdiff.report.statistics import Estimate
+from stratdiff.report import drawing, figures, results, tables
+from stratdiff.report.page import report
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 TASKS = ("stratdiff/hopper-medium-v2", "stratdiff/walker2d-medium")
@@ -30,10 +28,10 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for i, task in enumerate(TASKS):
         same = {"task": task, "start": 30.0 + 20 * i}
-        write_run(root / task / "plain", method="base", gain=5, **same)
+        write_run(root / task / "plain", score="none", gain=5, **same)
         write_run(root / task / "stratdiff", gain=25, **same)
     write_run(root / TASKS[0] / "ρ = 0.1", task=TASKS[0], rho=0.1, start=30, quantiles=False)
-    write_run(root / "sac", base="sac", method="base", task=TASKS[0])
+    write_run(root / "sac", base="sac", score="none", task=TASKS[0])
     write_run(root / TASKS[0] / "cut", task=TASKS[0], finished=False)
     return root
 
@@ -48,7 +46,7 @@ def made(runs, tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """A page without its figures, in less time."""
-    monkeypatch.setattr(Figure, "svgs", lambda self: [])
+    monkeypatch.setattr(drawing, "panel_svgs", lambda figure: [])
 
 
 def files(folder):
@@ -57,12 +55,12 @@ def files(folder):
 
 def test_every_figure_and_table_is_there(made):
     found = set(files(made))
-    for name in page._FIGURES:
+    for name in figures.NAMES:
         assert {f"figures/{name}.svg", f"figures/{name}.png"} <= found
-    for name in page._TABLES:
+    for name in tables.NAMES:
         assert {f"tables/{name}.csv", f"tables/{name}.md"} <= found
     assert {"index.html", "results.json"} <= found
-    assert len(found) == 2 + 2 * (len(page._FIGURES) + len(page._TABLES))
+    assert len(found) == 2 + 2 * (len(figures.NAMES) + len(tables.NAMES))
     assert not [p for p in made.parent.iterdir() if p != made]
 
 
@@ -130,14 +128,14 @@ def test_the_page_stands_alone(made):
     used = re.findall(r"url\(#([^)]+)\)", text)
     assert used and set(used) <= set(found.ids)
     assert not re.search(r"@import|<script|url\((?!#)", text)
-    figures = [a for tag, a in found.tags if tag == "svg" and "aria-hidden" not in a]
-    assert all(a["role"] == "img" and a["aria-label"] for a in figures)
+    drawn = [a for tag, a in found.tags if tag == "svg" and "aria-hidden" not in a]
+    assert drawn and all(a["role"] == "img" and a["aria-label"] for a in drawn)
     assert {"lang": "en"} in [a for tag, a in found.tags if tag == "html"]
     assert sum(tag == "h1" for tag, _ in found.tags) == 1
 
 
 def test_figures_are_whole(made):
-    for name in page._FIGURES:
+    for name in figures.NAMES:
         ElementTree.parse(made / "figures" / f"{name}.svg")
         assert (made / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -170,7 +168,7 @@ def test_on_a_phone(made, tmp_path):
 
 
 def test_a_later_report_replaces_an_earlier_one(tmp_path, undrawn):
-    write_run(tmp_path / "runs" / "plain", method="base", log_points=5)
+    write_run(tmp_path / "runs" / "plain", score="none", log_points=5)
     write_run(tmp_path / "runs" / "stratdiff", log_points=5)
     out = tmp_path / "out"
     report([str(tmp_path / "runs")], str(out))
@@ -184,7 +182,7 @@ def test_a_later_report_replaces_an_earlier_one(tmp_path, undrawn):
 
 
 def test_one_seed_has_no_interval(tmp_path, capsys):
-    write_run(tmp_path / "runs" / "plain", method="base", seeds=(4,), log_points=5)
+    write_run(tmp_path / "runs" / "plain", score="none", seeds=(4,), log_points=5)
     write_run(tmp_path / "runs" / "stratdiff", seeds=(4,), log_points=5, normalized=False)
     assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     assert "[" not in (tmp_path / "out" / "tables" / "scores.md").read_text()
@@ -202,7 +200,7 @@ def test_names_cannot_break_the_page(tmp_path):
     write_run(tmp_path / "名前\x07", log_points=5, rho=0.7)
     report([str(tmp_path)], str(tmp_path / "out"))
     text = (tmp_path / "out" / "index.html").read_text()
-    assert "<img" not in text and html.escape(name) in text
+    assert "<img" not in text and escape(name) in text
     assert "名前?" in text and "_hidden" in text and "\x07" not in text
     ElementTree.parse(tmp_path / "out" / "figures" / "main.svg")
     table = (tmp_path / "out" / "tables" / "scores.md").read_text().splitlines()
@@ -253,6 +251,8 @@ def test_a_run_of_the_program(tiny, tmp_path):
     assert run.about["dataset"]["fingerprint"] and run.about["updates_per_second"]["online"] > 0
     # The runs that the other tests make up have the form of a real one.
     made_up = write_run(tmp_path / "made up")
+    of_scores = {"rho", "guidance_scale", "behaviour", "energy", "behaviour_steps", "energy_steps"}
+    assert CONFIG.keys() - of_scores <= run.config.keys()
     summary = json.loads((made_up / "summary.json").read_text())
     assert summary.keys() == result.summary.keys()
     assert summary["dataset"].keys() == result.summary["dataset"].keys()
@@ -295,14 +295,3 @@ def test_what_was_left_out_is_said(tmp_path, capsys, undrawn):
     out, err = capsys.readouterr()
     assert f"left out: {cut}: no summary.json" in err
     assert "over base" in out
-
-
-def test_cells():
-    table = Table(
-        "t", "T", "c", ["a", "b", "c"],
-        [["x|y", 1200, Estimate(1.26, 1.0, 2.0)], ["", 3, Estimate()]], [0, 0, 1],
-    )  # fmt: skip
-    assert table.markdown() == (
-        "| a | b | c |\n| --- | ---: | ---: |\n| x\\|y | 1,200 | 1.3 [1.0, 2.0] |\n| — | 3 | — |\n"
-    )
-    assert table.csv() == "a,b,c,c low,c high\nx|y,1200,1.26,1,2\n,3,,,\n"

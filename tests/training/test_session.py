@@ -239,7 +239,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(outside, tmp_path):
 
 
 def test_another_runs_directory_is_left_alone(small_run, tiny):
-    with pytest.raises(UserError, match=r"holds a run with utd 1, not 2; go on with the options"):
+    with pytest.raises(UserError, match=r"holds a run with utd 1, not 2; give another directory"):
         opened(tiny(save_policies=True, utd=2), small_run.directory)
 
 

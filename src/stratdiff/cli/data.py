@@ -1,7 +1,7 @@
 """The `stratdiff data` commands."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from stratdiff import registry
 from stratdiff.data import hdf5, sources
 from stratdiff.data.dataset import Dataset, transition_rows
-from stratdiff.data.made import recipes, store
+from stratdiff.data.made import store
 from stratdiff.data.tools import convert, info
 from stratdiff.errors import UserError, nearest
 from stratdiff.sinks.progress import Reporter
@@ -80,11 +80,10 @@ environment: empty where --env has to name it, or the data set itself does."""
 
 
 def _line(entry: sources.Entry) -> list[str]:
-    rows, episodes, score, here = entry.rows, entry.episodes, "", ""
+    rows, episodes, score = entry.rows, entry.episodes, ""
     source, _ = sources.locate(entry.name)
     path = source.local(entry)
-    if path is not None:
-        here = "yes"
+    here = "" if path is None else "yes"
     if path is not None and source.keeps_hdf5:
         try:
             returns, rows = _returns(path, entry)
@@ -123,11 +122,9 @@ def _make(
     """
     with _bar("rows") as bar:
         path = store.make(name, size, seed, bar, jobs)
-    standard = size in (None, recipes.find(name).rows) and seed == 0
-    console = Console()
-    console.print(f"{path}", highlight=False, soft_wrap=True)
-    use = name if standard else str(path)
-    console.print(f"stratdiff train --dataset {use}", highlight=False, soft_wrap=True)
+    use = name if path == store.cached(name) else path
+    text = f"{path}\nstratdiff train --dataset {use}"
+    Console().print(text, highlight=False, soft_wrap=True)
 
 
 def _load(name: str, env: str) -> Dataset:
@@ -192,13 +189,7 @@ def _convert(source: Positional[str], out: Positional[str], env: str = "") -> No
     print(out)
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "list": _list,
-    "make": _make,
-    "info": _info,
-    "check": _check,
-    "convert": _convert,
-}
+_COMMANDS = {command.__name__[1:]: command for command in (_list, _make, _info, _check, _convert)}
 
 
 def main(args: list[str]) -> int:

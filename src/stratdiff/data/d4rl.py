@@ -22,57 +22,32 @@ from stratdiff.tasks import Returns, facts
 _SERVER = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 VARIANTS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
 """Of the policies that collected a locomotion set."""
-_LOCOMOTION = {
-    "halfcheetah": "HalfCheetah",
-    "hopper": "Hopper",
-    "walker2d": "Walker2d",
-    "ant": "Ant",
-}
-# Rows and episodes of the v2 files.
-_SIZES: dict[str, tuple[int, int | None]] = {
-    "halfcheetah-random-v2": (1_000_000, 1000),
-    "halfcheetah-medium-v2": (1_000_000, 1000),
-    "halfcheetah-expert-v2": (1_000_000, 1000),
+SIZES: dict[str, tuple[int, int | None]] = {
+    **{f"halfcheetah-{kind}-v2": (1_000_000, 1000) for kind in ("random", "medium", "expert")},
     "halfcheetah-medium-replay-v2": (202_000, 202),
     "hopper-medium-replay-v2": (402_000, None),
     "walker2d-medium-replay-v2": (302_000, None),
 }
-# (maze, suffix of the name): (multistart, multigoal) in the name of the file.
-_ANTMAZE = {
-    ("umaze", ""): (False, False),
-    ("umaze", "-diverse"): (True, True),
-    ("medium", "-play"): (True, False),
-    ("medium", "-diverse"): (True, True),
-    ("large", "-play"): (True, False),
-    ("large", "-diverse"): (True, True),
-}
-# The eval mazes' files that are multigoal; all are multistart.
-_EVAL_MULTIGOAL = (("umaze", "-diverse"), ("medium", "-play"), ("large", "-play"))
-_MAZE2D_HORIZONS = {
-    "v0": {"open": 150, "umaze": 150, "medium": 250, "large": 600},
-    "v1": {"umaze": 300, "medium": 600, "large": 800},
-}
-_MAZE2D_RETURNS: dict[str, Returns] = {
-    "open-v0": (0.01, 20.66),
-    "open-dense-v0": (11.17817, 27.166538620695782),
-    "umaze-v0": (0.94, 62.6),
-    "umaze-dense-v0": (23.249793, 81.78995240126592),
-    "medium-v0": (5.77, 85.14),
-    "medium-dense-v0": (19.47762, 96.03474232952358),
-    "large-v0": (4.83, 191.99),
-    "large-dense-v0": (27.38831, 215.09965671563742),
-    "umaze-v1": (23.85, 161.86),
-    "umaze-dense-v1": (68.537689, 193.66285642381482),
-    "medium-v1": (13.13, 277.39),
-    "medium-dense-v1": (44.264742, 297.4552547777125),
-    "large-v1": (6.7, 273.99),
-    "large-dense-v1": (30.569041, 303.4857382709002),
-    "eval-umaze-v1": (36.63, 141.4),
-    "eval-umaze-dense-v1": (56.95455, 178.21373133248397),
-    "eval-medium-v1": (13.07, 204.93),
-    "eval-medium-dense-v1": (42.28578, 235.5658957482388),
-    "eval-large-v1": (16.4, 302.22),
-    "eval-large-dense-v1": (56.95455, 326.09647655082637),
+ANTMAZES = (
+    "umaze",
+    "umaze-diverse",
+    *(f"{m}-{k}" for m in ("medium", "large") for k in ("play", "diverse")),
+)
+"""Maze, then the kind of goals that the collecting ant had."""
+# The eval mazes' files that are multigoal by their name; all are multistart.
+_EVAL_MULTIGOAL = ("umaze-diverse", "medium-play", "large-play")
+# Maze and version: horizon, reference returns with sparse and with dense rewards.
+_MAZE2D: dict[tuple[str, str], tuple[int, Returns, Returns]] = {
+    ("open", "v0"): (150, (0.01, 20.66), (11.17817, 27.166538620695782)),
+    ("umaze", "v0"): (150, (0.94, 62.6), (23.249793, 81.78995240126592)),
+    ("medium", "v0"): (250, (5.77, 85.14), (19.47762, 96.03474232952358)),
+    ("large", "v0"): (600, (4.83, 191.99), (27.38831, 215.09965671563742)),
+    ("umaze", "v1"): (300, (23.85, 161.86), (68.537689, 193.66285642381482)),
+    ("medium", "v1"): (600, (13.13, 277.39), (44.264742, 297.4552547777125)),
+    ("large", "v1"): (800, (6.7, 273.99), (30.569041, 303.4857382709002)),
+    ("eval-umaze", "v1"): (300, (36.63, 141.4), (56.95455, 178.21373133248397)),
+    ("eval-medium", "v1"): (600, (13.07, 204.93), (42.28578, 235.5658957482388)),
+    ("eval-large", "v1"): (800, (16.4, 302.22), (56.95455, 326.09647655082637)),
 }
 # Reference returns, horizon, horizon of human-longhorizon.
 _ADROIT: dict[str, tuple[Returns, int, int]] = {
@@ -135,12 +110,13 @@ def _entries(prefix: str) -> tuple[Entry, ...]:
 
 def _entry(name: str, path: str, env_id: str | None, horizon: int, returns: Returns) -> Entry:
     """`path` is the file's on the server."""
-    rows, episodes = _SIZES.get(name, (None, None))
+    rows, episodes = SIZES.get(name, (None, None))
     return Entry(name, env_id, horizon, returns, rows, episodes, _SERVER + path)
 
 
 def _locomotion() -> Iterator[Entry]:
-    for env, family in _LOCOMOTION.items():
+    for family in ("HalfCheetah", "Hopper", "Walker2d", "Ant"):
+        env = family.lower()
         # D4RL's ant has 111 observations, 84 of them contact forces: not those of Ant-v4.
         env_id, returns = f"{family}-v4", facts(f"{family}-v4").reference_returns
         assert returns is not None
@@ -148,14 +124,14 @@ def _locomotion() -> Iterator[Entry]:
             for version in ("v0", "v1", "v2"):
                 stem = f"{env}_{variant.replace('-', '_')}"
                 path = f"gym_mujoco_{version}/{stem}-{version}.hdf5"
+                if variant == "random-expert" and (env, version) != ("ant", "v0"):
+                    continue
                 if version == "v0":
                     if variant == "full-replay":
                         continue
                     if variant == "medium-replay":
                         stem = f"{'walker' if env == 'walker2d' else env}_mixed"
                     path = f"gym_mujoco/{stem}.hdf5"
-                if variant == "random-expert" and (env, version) != ("ant", "v0"):
-                    continue
                 made_in = None if env == "ant" else env_id
                 yield _entry(f"{env}-{variant}-{version}", path, made_in, 1000, returns)
 
@@ -169,11 +145,13 @@ def _antmaze() -> Iterator[Entry]:
         ("ant_maze_v2", "v2", old, "_fixed"),
         ("ant_maze_new", "eval", {maze: f"{maze}_eval" for maze in old}, ""),
     ):
-        for (maze, suffix), (multistart, multigoal) in _ANTMAZE.items():
-            name, env = f"antmaze-{maze}{suffix}-{version}", maze
+        for variant in ANTMAZES:
+            maze = env = variant.partition("-")[0]
+            name = f"antmaze-{variant}-{version}"
+            multistart, multigoal = variant != "umaze", variant.endswith("-diverse")
             if version == "eval":
-                name, env = f"antmaze-eval-{maze}{suffix}-v0", f"eval-{maze}"
-                multistart, multigoal = True, (maze, suffix) in _EVAL_MULTIGOAL
+                name, env = f"antmaze-eval-{variant}-v0", f"eval-{maze}"
+                multistart, multigoal = True, variant in _EVAL_MULTIGOAL
             file = f"Ant_maze_{mazes[maze]}_noisy_multistart_{multistart}_multigoal_{multigoal}"
             path = f"{folder}/{file}_sparse{end}.hdf5"
             env_id = f"stratdiff/AntMaze-{env}-v2"
@@ -181,13 +159,12 @@ def _antmaze() -> Iterator[Entry]:
 
 
 def _maze2d() -> Iterator[Entry]:
-    for name, returns in _MAZE2D_RETURNS.items():
-        task, _, version = name.rpartition("-")
-        maze = task.removeprefix("eval-").removesuffix("-dense")
-        stem = f"maze2d-{task if task.endswith('-dense') else f'{task}-sparse'}"
+    for (maze, version), (horizon, *references) in _MAZE2D.items():
         end = "" if version == "v0" else f"-{version}"
-        horizon = _MAZE2D_HORIZONS[version][maze]
-        yield _entry(f"maze2d-{name}", f"maze2d/{stem}{end}.hdf5", None, horizon, returns)
+        for kind, returns in zip(("sparse", "dense"), references, strict=True):
+            name = f"maze2d-{maze}{'-dense' if kind == 'dense' else ''}-{version}"
+            path = f"maze2d/maze2d-{maze}-{kind}{end}.hdf5"
+            yield _entry(name, path, None, horizon, returns)
 
 
 def _adroit() -> Iterator[Entry]:

@@ -147,9 +147,9 @@ def returns_to_go(
         out[rows] = value[active]
     if sparse:
         assert successes is not None, "sparse returns need the rows of success"
-        for start, stop in zip(starts, stops, strict=True):
-            if not successes[start : stop + 1].any():
-                out[start : stop + 1] = rewards[start : stop + 1] / (1 - discount)
+        for part in map(slice, starts, stops + 1):
+            if not successes[part].any():
+                out[part] = rewards[part] / (1 - discount)
     return out
 
 
@@ -170,9 +170,7 @@ def transition_rows(
         timeouts = _count_out(terminals, horizon, after_terminal=0)
     else:
         dropped = timeouts
-    keep = ~dropped
-    keep[-1:] = False
-    rows = np.flatnonzero(keep)
+    rows = np.flatnonzero(~dropped[:-1])
     transitions = aligned_empty(rows.shape, np.int32)
     transitions[:] = rows
     return terminals | timeouts, transitions
@@ -231,28 +229,18 @@ def from_arrays(
             f"{where} has no array {missing[0]!r} (found: {', '.join(arrays) or 'nothing'}); "
             f"{', '.join(REQUIRED)} are needed."
         )
-    lengths = {key: len(array) for key, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{key} {length}" for key, length in lengths.items())
+    if len({len(array) for array in arrays.values()}) > 1:
+        found = ", ".join(f"{key} {len(array)}" for key, array in arrays.items())
         raise UserError(
             f"{where} has arrays of different length ({found}); each needs one row per step."
         )
-    for key in ("terminals", "timeouts"):
-        _check_finite(key, arrays.get(key, np.zeros(0)), where)
-    terminals, timeouts = arrays["terminals"] > 0.5, arrays.get("timeouts")
-    timeouts = None if timeouts is None else timeouts > 0.5
-    ends, transitions = transition_rows(terminals, timeouts, horizon)
-    dataset = Dataset(
-        name=name,
-        env_id=env_id,
-        observations=arrays["observations"],
-        actions=arrays["actions"],
-        rewards=arrays["rewards"],
-        terminals=terminals,
-        ends=ends,
-        transitions=transitions,
-        metadata=metadata or {},
-    )
+    flags = {key: arrays[key] for key in ("terminals", "timeouts") if key in arrays}
+    for key, flag in flags.items():
+        _check_finite(key, flag, where)
+        flags[key] = flag > 0.5
+    ends, transitions = transition_rows(flags["terminals"], flags.get("timeouts"), horizon)
+    steps = arrays["observations"], arrays["actions"], arrays["rewards"]
+    dataset = Dataset(name, env_id, *steps, flags["terminals"], ends, transitions, metadata or {})
     validate(dataset, where)
     return dataset
 

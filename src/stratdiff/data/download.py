@@ -9,15 +9,12 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stratdiff.data.lock import locked
+from stratdiff.data.sources import Progress
 from stratdiff.errors import UserError
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all; 0 where the server does not say)."""
 
 # Seconds before each further attempt.
 _WAITS = (0.5, 1.0, 2.0, 4.0)
@@ -35,6 +32,8 @@ class _Unreachable(_Cut):
 
 def fetch(url: str, path: str | Path, progress: Progress | None = None) -> None:
     """Download `url` to `path` unless that exists; a later call resumes from `<path>.part`.
+
+    `progress` is told bytes; 0 in all where the server does not say.
 
     Raises:
         UserError: the server cannot be reached, has no such file or keeps breaking off, or the
@@ -78,10 +77,8 @@ def fetch(url: str, path: str | Path, progress: Progress | None = None) -> None:
 def _attempt(url: str, partial: Path, progress: Progress | None) -> None:
     """Append to `partial` until it is complete.
 
-    Raises:
-        _Cut: it is not complete, or it held another version and was removed.
-        HTTPError: the server refuses for good.
-        OSError: the file cannot be written.
+    `_Cut`: it is not complete, or held another version and was removed. `HTTPError`: the server
+    refuses for good. `OSError`: the file cannot be written.
     """
     done, known = _resumable(partial)
     headers = {"User-Agent": "stratdiff"}
@@ -90,7 +87,10 @@ def _attempt(url: str, partial: Path, progress: Progress | None) -> None:
         if known["validator"]:
             headers["If-Range"] = known["validator"]
     with _connect(urllib.request.Request(url, headers=headers), partial) as response:
-        found: dict[str, Any] = {"validator": _validator(response.headers), "total": None}
+        # What `If-Range` takes: a strong ETag, else the date.
+        tag = response.headers["ETag"]
+        strong = tag if tag and not tag.startswith("W/") else response.headers["Last-Modified"]
+        found: dict[str, Any] = {"validator": strong, "total": None}
         if response.status == 206:
             span = re.match(r"bytes (\d+)-\d+/(\d+)", response.headers["Content-Range"] or "")
             start, found["total"] = (int(span[1]), int(span[2])) if span else (None, None)
@@ -112,9 +112,8 @@ def _attempt(url: str, partial: Path, progress: Progress | None) -> None:
                 done += len(block)
                 if progress is not None:
                     progress(done, total or 0)
-    size = partial.stat().st_size
-    if total is not None and size != total:
-        raise _Cut(f"the connection broke off after {size} of {total} bytes")
+    if total not in (None, done):
+        raise _Cut(f"the connection broke off after {done} of {total} bytes")
 
 
 def _connect(request: urllib.request.Request, partial: Path) -> http.client.HTTPResponse:
@@ -159,9 +158,3 @@ def _resumable(partial: Path) -> tuple[int, dict[str, Any]]:
 def _forget(partial: Path) -> None:
     for file in (partial, _note(partial)):
         file.unlink(missing_ok=True)
-
-
-def _validator(headers: http.client.HTTPMessage) -> str | None:
-    """What `If-Range` takes: a strong ETag, else the date."""
-    tag = headers["ETag"]
-    return tag if tag and not tag.startswith("W/") else headers["Last-Modified"]

@@ -15,12 +15,13 @@ import numpy as np
 
 from stratdiff.cpu import aligned_empty
 from stratdiff.data.dataset import REQUIRED, Dataset, from_arrays
+from stratdiff.data.lock import replacing
 from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.errors import UserError
 from stratdiff.tasks import find_task
 
-_MATRICES = ("observations", "actions")
-_COLUMNS = ("rewards", "terminals", "timeouts")
+COLUMNS = ("rewards", "terminals", "timeouts")
+"""The arrays of one number a row."""
 # What HDF5 may add to the arrays: headers, groups, attributes.
 _OVERHEAD = 64 * 1024
 # What h5py raises for a damaged file, depending on where the damage is.
@@ -56,14 +57,12 @@ def read(path: str | Path, horizon: int | None = None, name: str | None = None) 
             or hold values that cannot be trained on.
     """
     path = Path(path)
-    with _open(path) as file:
-        keys = [key for key in (*REQUIRED, "timeouts") if key in file]
-        arrays = {key: _read_array(file, key, path) for key in keys}
-        attributes = _attributes(file)
-    env_id = attributes.pop("env_id", None)
-    env_id = env_id if isinstance(env_id, str) else None
+    arrays = read_arrays(path, (*REQUIRED, "timeouts"))
+    about = read_attributes(path)
+    found = about.pop("env_id", None)
+    env_id = found if isinstance(found, str) else None
     return from_arrays(
-        name or str(path), arrays, env_id, horizon, attributes, f"data file {str(path)!r}"
+        name or str(path), arrays, env_id, horizon, about, f"data file {str(path)!r}"
     )
 
 
@@ -73,9 +72,8 @@ def read_arrays(path: str | Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is missing or damaged, or a key holds no numbers.
     """
-    path = Path(path)
-    with _open(path) as file:
-        return {key: _read_array(file, key, path) for key in keys if key in file}
+    with _open(Path(path)) as file:
+        return {key: _read_array(file, key, Path(path)) for key in keys if key in file}
 
 
 def read_attributes(path: str | Path) -> dict[str, str | int | float]:
@@ -85,7 +83,11 @@ def read_attributes(path: str | Path) -> dict[str, str | int | float]:
         UserError: the file is missing or damaged.
     """
     with _open(Path(path)) as file:
-        return _attributes(file)
+        values = dict(file.attrs)
+    for key, value in values.items():
+        plain = value.decode(errors="replace") if isinstance(value, bytes) else value
+        values[key] = plain.item() if isinstance(plain, np.generic) else plain
+    return {key: value for key, value in values.items() if isinstance(value, str | int | float)}
 
 
 def write(
@@ -102,30 +104,27 @@ def write(
     import h5py
 
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Checked first: HDF5 can crash the process when the disk fills up while it writes.
-        needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
-        free = shutil.disk_usage(path.parent).free
-        if free < needed:
-            raise UserError(
-                f"data file {str(path)!r} could not be written: it needs {needed / 2**20:.1f} MiB "
-                f"and {free / 2**20:.1f} MiB are free; free some space or choose another folder."
-            )
-        with h5py.File(partial, "w") as file:
-            for key, array in arrays.items():
-                file.create_dataset(key, data=array)
-            file.attrs.update({"env_id": env_id, **(metadata or {})})
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            # Checked first: HDF5 can crash the process when the disk fills up while it writes.
+            needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
+            free = shutil.disk_usage(path.parent).free
+            if free < needed:
+                raise UserError(
+                    f"data file {str(path)!r} could not be written: it needs "
+                    f"{needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free; free some "
+                    "space or choose another folder."
+                )
+            with h5py.File(partial, "w") as file:
+                for key, array in arrays.items():
+                    file.create_dataset(key, data=array)
+                file.attrs.update({"env_id": env_id, **(metadata or {})})
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"data file {str(path)!r} could not be written ({_reason(error)}); choose a folder "
             "that can be written and has space."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 @contextlib.contextmanager
@@ -159,12 +158,7 @@ def _read_array(file: Any, key: str, path: Path) -> np.ndarray:
     where, data = f"data file {str(path)!r}", file[key]
     if not isinstance(data, h5py.Dataset):
         raise UserError(f"{where} has no array {key!r}: {key!r} is a group.")
-    if data.shape is None or data.dtype.kind not in "fiub":
-        raise UserError(f"{where}: {key!r} holds {data.dtype} values; numbers are needed.")
-    if key in _MATRICES and not (data.ndim == 2 and data.shape[1] > 0):
-        raise UserError(f"{where}: {key!r} has shape {data.shape}; expected (rows, size).")
-    if key in _COLUMNS and not (data.ndim > 0 and data.shape[1:] in ((), (1,))):
-        raise UserError(f"{where}: {key!r} has shape {data.shape}; expected (rows,).")
+    check_array(key, data, where, any_shape=key not in (*REQUIRED, "timeouts"))
     try:
         # HDF5 converts block by block, so no array of doubles is ever whole in memory. What is
         # beyond float32 becomes infinite, which is refused.
@@ -175,16 +169,23 @@ def _read_array(file: Any, key: str, path: Path) -> np.ndarray:
             f"{where}: {key!r} could not be read ({_reason(error)}); the file is damaged, copy it "
             "again."
         ) from error
-    return array.reshape(len(array)) if key in _COLUMNS else array
+    return array.reshape(len(array)) if key in COLUMNS else array
 
 
-def _attributes(file: Any) -> dict[str, str | int | float]:
-    values = {
-        key: value.decode(errors="replace") if isinstance(value, bytes) else value
-        for key, value in file.attrs.items()
-    }
-    values = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
-    return {k: v for k, v in values.items() if isinstance(v, str | int | float)}
+def check_array(key: str, array: Any, where: str, any_shape: bool = False) -> None:
+    """Refuse what the file format cannot hold under `key`; `array` is NumPy's or h5py's.
+
+    Raises:
+        UserError: it holds no numbers, or its shape is not (rows,) or (rows, size), as `key` needs.
+    """
+    if array.shape is None or array.dtype.kind not in "fiub":
+        raise UserError(f"{where}: {key!r} holds {array.dtype} values; numbers are needed.")
+    if key in COLUMNS:
+        fits, expected = array.ndim > 0 and array.shape[1:] in ((), (1,)), "(rows,)"
+    else:
+        fits, expected = array.ndim == 2 and array.shape[1] > 0, "(rows, size)"
+    if not (fits or any_shape):
+        raise UserError(f"{where}: {key!r} has shape {array.shape}; expected {expected}.")
 
 
 def _reason(error: Exception) -> str:

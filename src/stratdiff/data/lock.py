@@ -1,10 +1,11 @@
-"""One process at a time: at a file that several may want to make, at a run's directory.
+"""One process at a time, at a file or at a run's directory; files that appear when complete.
 
 filelock is imported when a lock is taken, since it loads fcntl. The system frees the lock of a
 process that dies.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,22 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         yield
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write into the path that this gives; without an error the result then replaces `path`.
+
+    Raises:
+        OSError: the folder cannot be written; nothing is left behind.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 @contextlib.contextmanager

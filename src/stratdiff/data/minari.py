@@ -10,20 +10,29 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space
 
+from stratdiff.data.d4rl import ANTMAZES
 from stratdiff.data.dataset import Dataset, finish_rows, from_arrays
 from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.errors import UserError
 from stratdiff.tasks import check_actions, observation_parts, unit_actions
 
 _ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
-_MAZES = ("medium", "large")
 
 
 class Minari(Source):
     """Sets of Minari's store, `minari/<dataset id>`; every id is taken for one."""
 
     def entries(self) -> Iterator[Entry]:
-        return (Entry(self.prefix + dataset_id) for dataset_id in _published())
+        """Those of Minari's documentation."""
+        envs, kinds = ("halfcheetah", "hopper", "walker2d", "ant"), ("simple", "medium", "expert")
+        ids = [f"mujoco/{env}/{kind}-v0" for env in envs for kind in kinds]
+        ids += [f"D4RL/antmaze/{maze}-v1" for maze in ANTMAZES]
+        mazes, rewards = ("open", "umaze", "medium", "large"), ("", "-dense")
+        ids += [f"D4RL/pointmaze/{maze}{reward}-v2" for maze in mazes for reward in rewards]
+        hands, kinds = ("pen", "hammer", "door", "relocate"), ("human", "cloned", "expert")
+        ids += [f"D4RL/{hand}/{kind}-v2" for hand in hands for kind in kinds]
+        ids += [f"D4RL/kitchen/{kind}-v2" for kind in ("complete", "partial", "mixed")]
+        return (Entry(self.prefix + dataset_id) for dataset_id in ids)
 
     def find(self, name: str) -> Entry | None:
         return None if name == self.prefix else Entry(name)
@@ -35,21 +44,9 @@ class Minari(Source):
         return path if path.is_dir() else None
 
     def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:
-        """See `_read`."""
+        """See `Source`; refused too: a malformed id, and spaces that are no flat real ones."""
         arrays, env_id, about = _read(entry.name, entry.name.removeprefix(self.prefix), progress)
         return from_arrays(entry.name, arrays, env_id or None, metadata=about)
-
-
-def _published() -> list[str]:
-    """Ids of Minari's documentation."""
-    envs, kinds = ("halfcheetah", "hopper", "walker2d", "ant"), ("simple", "medium", "expert")
-    ids = [f"mujoco/{env}/{kind}-v0" for env in envs for kind in kinds]
-    mazes = ("umaze", "umaze-diverse", *(f"{m}-{k}" for m in _MAZES for k in ("play", "diverse")))
-    ids += [f"D4RL/antmaze/{maze}-v1" for maze in mazes]
-    ids += [f"D4RL/pointmaze/{m}{d}-v2" for m in ("open", "umaze", *_MAZES) for d in ("", "-dense")]
-    hands, kinds = ("pen", "hammer", "door", "relocate"), ("human", "cloned", "expert")
-    ids += [f"D4RL/{hand}/{kind}-v2" for hand in hands for kind in kinds]
-    return [*ids, *(f"D4RL/kitchen/{kind}-v2" for kind in ("complete", "partial", "mixed"))]
 
 
 def _read(
@@ -59,20 +56,15 @@ def _read(
 
     Minari's episodes have one observation more than steps. The last one takes a row of its own
     where the episode was cut off (see `tools.recorder`), and is left out after a terminal.
-
-    Raises:
-        UserError: the extra is not installed, the id is malformed, the set is neither local nor
-            can be downloaded, it is damaged, or its spaces are no flat real ones.
     """
+    where = f"data set {name!r}"
     if not _ID.fullmatch(dataset_id):
         raise UserError(
-            f"data set {name!r} is no Minari name; expected minari/ and an id like "
+            f"{where} is no Minari name; expected minari/ and an id like "
             "mujoco/halfcheetah/medium-v0."
         )
-    where = f"data set {name!r}"
     source = _open(dataset_id, where)
-    actions = check_actions(source.action_space, where)
-    known = source.storage.metadata
+    actions, known = check_actions(source.action_space, where), source.storage.metadata
     raw = source.storage.read_raw_metadata(source.storage.data_path).get("observation_space")
     to_flat = _flattener(source.observation_space, json.loads(raw) if raw else None, where)
     episodes: list[dict[str, np.ndarray]] = []
@@ -89,8 +81,7 @@ def _read(
     arrays = {key: np.concatenate([e[key] for e in episodes]) for key in episodes[0]}
     about: dict[str, str | int | float] = {"name": name}
     for key in ("author", "algorithm_name", "code_permalink", "minari_version", "requirements"):
-        value = known.get(key)
-        if value:
+        if value := known.get(key):
             about[key] = value if isinstance(value, str) else ", ".join(sorted(map(str, value)))
     return finish_rows(arrays), source.env_spec.id if source.env_spec else "", about
 
@@ -143,17 +134,13 @@ def _rows(episode: Any, to_flat: Callable[[Any], np.ndarray], space: Box) -> dic
         )
     # A truncation inside an episode changes nothing: the next observation follows it.
     rows = steps if terminals[-1] else steps + 1
-    out = {
-        "observations": observations[:rows],
-        "actions": np.zeros((rows, *space.shape), np.float32),
-        "rewards": np.zeros(rows, np.float32),
-        "terminals": np.zeros(rows, bool),
-        "timeouts": np.arange(rows) == steps,
-    }
-    out["actions"][:steps] = unit_actions(np.asarray(episode.actions), space)
-    out["rewards"][:steps] = episode.rewards
-    out["terminals"][:steps] = terminals
-    return out
+    rewards, actions = np.zeros(rows, np.float32), np.zeros((rows, *space.shape), np.float32)
+    actions[:steps] = unit_actions(np.asarray(episode.actions), space)
+    rewards[:steps] = episode.rewards
+    out = {"observations": observations[:rows], "actions": actions, "rewards": rewards}
+    # The row that is added where the episode was cut off is no terminal.
+    out["terminals"] = np.concatenate([terminals, np.zeros(rows - steps, bool)])
+    return out | {"timeouts": np.arange(rows) == steps}
 
 
 def _flattener(

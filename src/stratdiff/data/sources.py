@@ -31,7 +31,6 @@ class Entry:
     horizon: int | None = None
     """Steps after which an episode is cut off."""
     reference_returns: Returns | None = None
-    """Returns of score 0 and score 100."""
     rows: int | None = None
     episodes: int | None = None
     url: str | None = None

@@ -12,7 +12,5 @@ for _maze in MAZES:
         max_episode_steps=HORIZONS[_maze.removeprefix("eval-")],
     )
 gymnasium.register(
-    "stratdiff/AntWalk-v0",
-    entry_point="stratdiff.data.made.antwalk:AntWalk",
-    max_episode_steps=400,
+    "stratdiff/AntWalk-v0", entry_point="stratdiff.data.made.antwalk:AntWalk", max_episode_steps=400
 )

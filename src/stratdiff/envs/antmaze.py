@@ -18,8 +18,9 @@ from stratdiff.envs.mazes import CELL, SUCCESS_RADIUS, cell_xy, cells, walls
 FRAME_SKIP = 5
 
 
-def _leg(number: int, x: int, y: int, ankle_axis: str, ankle_range: str) -> str:
+def _leg(number: int, x: int, y: int) -> str:
     """One leg: hip about z, ankle about a diagonal. x, y: the signs of its quadrant."""
+    axis, degrees = "-1 1 0" if x == y else "1 1 0", "30 70" if x > 0 else "-70 -30"
     link, foot = f"{0.2 * x} {0.2 * y} 0", f"{0.4 * x} {0.4 * y} 0"
     return f"""
       <body>
@@ -28,7 +29,7 @@ def _leg(number: int, x: int, y: int, ankle_axis: str, ankle_range: str) -> str:
           <joint name="hip_{number}" axis="0 0 1" range="-30 30"/>
           <geom type="capsule" size="0.08" fromto="0 0 0 {link}"/>
           <body pos="{link}">
-            <joint name="ankle_{number}" axis="{ankle_axis} 0" range="{ankle_range}"/>
+            <joint name="ankle_{number}" axis="{axis}" range="{degrees}"/>
             <geom type="capsule" size="0.08" fromto="0 0 0 {foot}"/>
           </body>
         </body>
@@ -45,15 +46,7 @@ def model_xml(maze: str) -> str:
     <geom type="box" pos="{x} {y} 1" size="2 2 1" contype="1" conaffinity="1" rgba=".6 .6 .6 1"/>"""
         for x, y in cell_xy(maze, cells(maze, "#"))
     )
-    legs = "".join(
-        _leg(*leg)
-        for leg in (
-            (1, 1, 1, "-1 1", "30 70"),
-            (2, -1, 1, "1 1", "-70 -30"),
-            (3, -1, -1, "-1 1", "-70 -30"),
-            (4, 1, -1, "1 1", "30 70"),
-        )
-    )
+    legs = "".join(_leg(*leg) for leg in ((1, 1, 1), (2, -1, 1), (3, -1, -1), (4, 1, -1)))
     motors = "".join(
         f"""
     <motor joint="{joint}_{leg}" gear="30" ctrllimited="true" ctrlrange="-1 1"/>"""
@@ -93,10 +86,7 @@ class AntMaze(gymnasium.Env[np.ndarray, np.ndarray]):
     state. `reset(options={"xy": ..., "goal": ...})` sets where the ant or the goal is.
     """
 
-    metadata = {  # noqa: RUF012  (Gymnasium's)
-        "render_modes": ["human", "rgb_array", "depth_array"],
-        "render_fps": 10,
-    }
+    metadata = {"render_modes": ["human", "rgb_array", "depth_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(
         self, maze: str, render_mode: str | None = None, width: int = 480, height: int = 480
@@ -155,16 +145,11 @@ class AntMaze(gymnasium.Env[np.ndarray, np.ndarray]):
     def render(self) -> Any:
         """The whole maze from above."""
         if self._renderer is None:
-            width, height = self._size
             rows, columns = walls(self.maze).shape
             centre = cell_xy(self.maze, (np.array([rows, columns]) - 1) / 2)
-            self._renderer = MujocoRenderer(
-                self.model,
-                self.data,
-                {"lookat": [*centre, 0.0], "distance": 5.0 * max(rows, columns), "elevation": -90},
-                width,
-                height,
-            )
+            camera = {"lookat": [*centre, 0.0], "distance": 5.0 * max(rows, columns)}
+            camera["elevation"] = -90
+            self._renderer = MujocoRenderer(self.model, self.data, camera, *self._size)
         return self._renderer.render(self.render_mode)
 
     def close(self) -> None:

@@ -13,53 +13,24 @@ SUCCESS_RADIUS = 0.5
 HORIZONS = {"umaze": 700, "medium": 1000, "large": 1000}
 """Steps after which D4RL's environments cut an episode, by maze; its eval- twin has the same."""
 
-# One string a row; #: wall, r: start, g: goal of D4RL's collection, e: of evaluation, G: both.
-MAZES: dict[str, tuple[str, ...]] = {
-    "umaze": ("#####", "#r..#", "###.#", "#G..#", "#####"),
-    "medium": (
-        "########",
-        "#r.##..#",
-        "#..#..g#",
-        "##...###",
-        "#..#...#",
-        "#g#..#.#",
-        "#...#ge#",
-        "########",
-    ),
-    "large": (
-        "############",
-        "#r...#g....#",
-        "#.##.#.#.#.#",
-        "#....g.#..g#",
-        "#.####.###.#",
-        "#.g#.#.....#",
-        "##.#.#.#.###",
-        "#..#g.g#.G.#",
-        "############",
-    ),
-    "eval-umaze": ("#####", "#..r#", "#.###", "#..G#", "#####"),
-    "eval-medium": (
-        "########",
-        "#r....G#",
-        "#.#.##.#",
-        "#....#.#",
-        "###..###",
-        "#g.....#",
-        "#..##g.#",
-        "########",
-    ),
-    "eval-large": (
-        "############",
-        "#r.#g..#.G.#",
-        "##.###.#.#.#",
-        "#..#.#g....#",
-        "#.##.#..##.#",
-        "#g.....#...#",
-        "#.##.#.#.###",
-        "#...g#g...g#",
-        "############",
-    ),
+# #: wall, r: start, g: goal of D4RL's collection, e: of evaluation, G: both. A column is 13 wide.
+_NAMES, *_ROWS = """\
+umaze        medium       large        eval-umaze   eval-medium  eval-large
+#####        ########     ############ #####        ########     ############
+#r..#        #r.##..#     #r...#g....# #..r#        #r....G#     #r.#g..#.G.#
+###.#        #..#..g#     #.##.#.#.#.# #.###        #.#.##.#     ##.###.#.#.#
+#G..#        ##...###     #....g.#..g# #..G#        #....#.#     #..#.#g....#
+#####        #..#...#     #.####.###.# #####        ###..###     #.##.#..##.#
+             #g#..#.#     #.g#.#.....#              #g.....#     #g.....#...#
+             #...#ge#     ##.#.#.#.###              #..##g.#     #.##.#.#.###
+             ########     #..#g.g#.G.#              ########     #...g#g...g#
+                          ############                           ############
+""".splitlines()
+MAZES = {
+    name: tuple(filter(None, (row[13 * i : 13 * i + 13].strip() for row in _ROWS)))
+    for i, name in enumerate(_NAMES.split())
 }
+"""The rows of each maze, one string a row."""
 
 
 def walls(maze: str) -> Bool[np.ndarray, "rows cols"]:

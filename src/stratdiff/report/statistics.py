@@ -5,28 +5,31 @@ within each task (Agarwal et al. 2021, "Deep RL at the edge of the statistical p
 random numbers are fixed, so the same scores give the same interval.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
-from scipy import stats
 
 RESAMPLES = 2000
 LEVELS = (0.025, 0.975)
 
+Points = Float[np.ndarray, " points"]
 Strata = Sequence[Float[np.ndarray, "batch _"]]
 Statistic = Callable[[Strata], Float[np.ndarray, " batch"]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A number and its 95 % interval; NaN bounds: no interval, NaN value: nothing to estimate."""
 
     value: float = math.nan
     low: float = math.nan
     high: float = math.nan
+
+    @property
+    def has_value(self) -> bool:
+        return math.isfinite(self.value)
 
     @property
     def has_interval(self) -> bool:
@@ -40,7 +43,9 @@ def mean(strata: Strata) -> Float[np.ndarray, " batch"]:
 
 def iqm(strata: Strata) -> Float[np.ndarray, " batch"]:
     """Mean of the middle half of all runs of all tasks."""
-    return np.asarray(stats.trim_mean(np.concatenate(list(strata), axis=1), 0.25, axis=1))
+    x = np.concatenate(list(strata), axis=1)
+    cut = x.shape[1] // 4
+    return np.sort(x, axis=1)[:, cut : x.shape[1] - cut].mean(1)
 
 
 def improvement(strata: Strata) -> Float[np.ndarray, " batch"]:
@@ -70,11 +75,12 @@ def bootstrap(statistic: Statistic, strata: Sequence[Float[np.ndarray, " _"]]) -
     return Estimate(value, float(low), float(high))
 
 
-def curve(
-    values: Float[np.ndarray, "points seeds"],
-) -> tuple[
-    Float[np.ndarray, " points"], Float[np.ndarray, " points"], Float[np.ndarray, " points"]
-]:
+def finite_mean(values: Float[np.ndarray, "_ _"], axis: int) -> Float[np.ndarray, " _"]:
+    """Mean of the finite numbers along the axis; NaN where there are none."""
+    return np.ma.masked_invalid(values).mean(axis).filled(np.nan)
+
+
+def curve(values: Float[np.ndarray, "points seeds"]) -> tuple[Points, Points, Points]:
     """Mean over the seeds at each point and its interval; all points share the drawn seeds.
 
     NaN are left out; the interval is NaN where fewer than two seeds have a number.
@@ -83,19 +89,13 @@ def curve(
     drawn = np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))
     weights = np.stack([(drawn == i).sum(1) for i in range(seeds)], axis=1).astype(float)
     finite = np.isfinite(values)
-
-    def weighted_mean(w: Float[np.ndarray, "draws seeds"]) -> Float[np.ndarray, "draws points"]:
-        count = w @ finite.T
-        total = w @ np.where(finite, values, 0.0).T
-        return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-
+    count = weights @ finite.T
+    total = weights @ np.where(finite, values, 0.0).T
     low, high = np.full(points, np.nan), np.full(points, np.nan)
-    known = finite.sum(1) >= 2
-    means = weighted_mean(weights)
-    for i in np.flatnonzero(known):
-        # A draw of seeds without a number here says nothing of this point.
-        low[i], high[i] = np.quantile(means[np.isfinite(means[:, i]), i], LEVELS)
-    return weighted_mean(np.ones((1, seeds)))[0], low, high
+    for i in np.flatnonzero(finite.sum(1) >= 2):
+        some = count[:, i] > 0  # a draw of seeds without a number here says nothing of this point
+        low[i], high[i] = np.quantile(total[some, i] / count[some, i], LEVELS)
+    return finite_mean(values, axis=1), low, high
 
 
 def regret(

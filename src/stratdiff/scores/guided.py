@@ -52,7 +52,7 @@ class Guided(BehaviourScore):
 
     options: ClassVar[type] = GuidedOptions
     name = "guided"
-    title = "StratDiff (guided)"
+    title = "guided"
 
     @functools.cached_property
     def energy(self) -> EnergyModel:

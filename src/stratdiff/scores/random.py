@@ -11,7 +11,7 @@ class Random(Stateless):
     """Uniform random numbers."""
 
     name = "random"
-    title = "random split"
+    title = "random"
 
     def score(
         self, state: PyTree, agent: AgentView, batch: Batch, key: PRNGKeyArray

@@ -53,7 +53,7 @@ class Support(BehaviourScore):
 
     options: ClassVar[type] = BehaviourOptions
     name = "support"
-    title = "StratDiff (support)"
+    title = "support"
 
     def score(
         self, state: Models, agent: AgentView, batch: Batch, key: PRNGKeyArray

@@ -30,23 +30,17 @@ class Curves:
         """Nothing is open."""
 
 
-def _series(records: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(steps [n], values [n, seeds]) of the log points that have the metric."""
-    points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
-    values = np.array([[np.nan if v is None else v for v in row] for _, row in points], float)
-    return np.array([step for step, _ in points]), values
-
-
 def _draw(axis: Any, records: list[dict[str, Any]], key: str, color: str) -> None:
-    steps, values = _series(records, key)
-    if not len(steps):
+    points = [r for r in records if r.get(key) is not None]
+    if not points:
         return
-    for seed in values.T if values.shape[1] > 1 else []:
-        axis.plot(steps, seed, color=color, alpha=0.35, linewidth=1)
-    axis.plot(steps, values.mean(1), color=color, linewidth=2, marker="o", markersize=3)
+    steps = [r["step"] for r in points]
+    values = np.array([r[key] for r in points], float)  # null becomes NaN
     if values.shape[1] > 1:
+        axis.plot(steps, values, color=color, alpha=0.35, linewidth=1)
         low, high = values.min(1), values.max(1)
         axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+    axis.plot(steps, values.mean(1), color=color, linewidth=2, marker="o", markersize=3)
 
 
 def plot_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Path) -> None:
@@ -56,8 +50,7 @@ def plot_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Pa
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    base = [r for r in records if r["phase"] == "base"]
-    online = [r for r in records if r["phase"] == "online"]
+    base, online = ([r for r in records if r["phase"] == phase] for phase in ("base", "online"))
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), width_ratios=(2, 3, 3))
     label = "normalised score" if summary["normalized"] else "return"
     _draw(axes[0], base, "score", "#555555")
@@ -65,19 +58,12 @@ def plot_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Pa
     _draw(axes[1], online, "score", "#0072B2")
     axes[1].set(title="online", xlabel="environment steps")
     mean_score = summary["dataset"]["mean_score"]
-    for axis in axes[:2]:
-        if mean_score is not None:
-            axis.axhline(mean_score, color="#D55E00", linestyle="--", linewidth=1)
     if mean_score is not None:
-        axes[0].annotate(
-            "data's mean episode",
-            (0.02, mean_score),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            color="#D55E00",
-            fontsize=8,
-        )
+        for axis in axes[:2]:
+            axis.axhline(mean_score, color="#D55E00", linestyle="--", linewidth=1)
+        place: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        look: Any = {"xytext": (0, 3), "color": "#D55E00", "fontsize": 8}
+        axes[0].annotate("data's mean episode", (0.02, mean_score), **place, **look)
     scores = [v for axis in axes[:2] for line in axis.lines for v in line.get_ydata()]
     low, high = min(scores, default=0.0), max(scores, default=1.0)
     room = 0.08 * (high - low or 1.0)

@@ -97,15 +97,11 @@ def drive(session: Session, environments: Environments) -> None:
     envs = environments.make(len(session.config.seeds))
     try:
         obs = np.stack([_enter_episode(session, i, env) for i, env in enumerate(envs)])
-        after, reward = np.empty_like(obs), np.zeros(len(envs))
-        terminated, truncated = np.zeros(len(envs), bool), np.zeros(len(envs), bool)
         while not session.done:
-            action = session.act(obs)
-            for i, env in enumerate(envs):
-                after[i], r, terminated[i], truncated[i], _ = env.step(action[i])
-                reward[i] = float(r)
+            steps = [env.step(a)[:4] for env, a in zip(envs, session.act(obs), strict=True)]
+            after, reward, terminated, truncated = (list(part) for part in zip(*steps, strict=True))
             session.observe(reward, after, terminated, truncated)
-            obs = after.copy()
+            obs = np.array(after, np.float64)
             for i, env in enumerate(envs):
                 if terminated[i] or truncated[i]:
                     obs[i] = _enter_episode(session, i, env)

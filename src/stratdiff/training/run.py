@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from stratdiff.config import OUTSIDE, Config, first_difference, read_config
+from stratdiff.config import OUTSIDE, Config, difference, read_config
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.device import to_device
 from stratdiff.data.lock import alone
@@ -35,7 +35,7 @@ from stratdiff.training.shared import SharedPhases
 from stratdiff.training.state import Accumulator
 from stratdiff.training.summary import summarize, versions, write_text
 
-R = TypeVar("R", bound="Run")  # not `Self`, which the shape checks of the tests do not take
+T = TypeVar("T", bound="Run")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -127,15 +127,7 @@ class Run:
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as opened:
             opened.enter_context(alone(self.directory))
-            path = self.directory / "config.json"
-            if not path.exists():
-                write_text(path, self.config.to_json())
-            differs = first_difference(read_config(path), self.config)
-            if differs:
-                raise UserError(
-                    f"{str(self.directory)!r} holds a run with {differs}; go on with the options "
-                    "of its config.json, or give another directory."
-                )
+            self._check_config(self.directory / "config.json")
             self.state = self.setup.init(self.config.seeds)
             self.checkpoints = Checkpoints(self.directory / "checkpoints")
             opened.callback(self.checkpoints.close)
@@ -156,6 +148,17 @@ class Run:
             if not resumed:
                 self._checkpoint()
             self._resources = opened.pop_all()
+
+    def _check_config(self, path: Path) -> None:
+        """Write config.json, or check that a run that is there has the same options."""
+        if not path.exists():
+            return write_text(path, self.config.to_json())
+        other = difference(read_config(path), self.config)
+        if other:
+            raise UserError(
+                f"{str(self.directory)!r} holds a run with {other}; give another directory, or "
+                "open it with the config that it was started with."
+            )
 
     def _restore(self) -> bool:
         found = self.checkpoints.restore(self.state)
@@ -179,7 +182,7 @@ class Run:
         self.position = dataclasses.replace(position, versions=versions())
         return True
 
-    def __enter__(self: R) -> R:
+    def __enter__(self: T) -> T:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -29,16 +29,14 @@ class AntWalk(gymnasium.Env[np.ndarray, np.ndarray]):
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (FEATURES,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (8,), np.float32)
 
-    def _draw(self, marks: str) -> np.ndarray:
-        """A point of a random cell with one of these marks."""
-        maze = self._env.maze
-        return cell_xy(maze, self.np_random.choice(cells(maze, marks))) + self.np_random.uniform(
-            0, 1, 2
-        )
+    def _draw(self) -> np.ndarray:
+        """A point of a random cell that is no wall."""
+        cell = self.np_random.choice(cells(self._env.maze, "rgGe."))
+        return cell_xy(self._env.maze, cell) + self.np_random.uniform(0, 1, 2)
 
     def _observe(self, state: np.ndarray) -> np.ndarray:
         if np.linalg.norm(state[:2] - self._goal) <= SUCCESS_RADIUS:
-            self._goal = self._draw("rgGe.")
+            self._goal = self._draw()
         noise = self.np_random.uniform(0, 1, (1, 2))
         way = self._way.waypoints(state[None, :2], self._goal[None], noise)[0] - state[:2]
         self._direction = way / max(float(np.linalg.norm(way)), 1e-6)
@@ -52,8 +50,8 @@ class AntWalk(gymnasium.Env[np.ndarray, np.ndarray]):
         super().reset(seed=seed)
         maze = _MAZES[self.np_random.integers(len(_MAZES))]
         self._env, self._way = self._envs[maze]
-        self._goal = self._draw("rgGe.")
-        start = {"xy": self._draw("rgGe.")}
+        self._goal = self._draw()
+        start = {"xy": self._draw()}
         state, _ = self._env.reset(seed=int(self.np_random.integers(2**31)), options=start)
         # Any heading: turn the torso about the vertical.
         half = self.np_random.uniform(-np.pi, np.pi) / 2

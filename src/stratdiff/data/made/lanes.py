@@ -5,6 +5,7 @@ A set has a fixed number of lanes, so its bits do not depend on how many process
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,10 @@ class Part:
         lanes = range(number * TOGETHER, min((number + 1) * TOGETHER, self.lanes))
         rngs = [np.random.default_rng([self.seed, self.recipe.code, lane]) for lane in lanes]
         collect = _walk_maze if self.recipe.maze else _locomotion
-        return _join(collect(self, lanes, rngs, lambda rows: tick(before + rows)))
+        made = collect(self, lanes, rngs, lambda rows: tick(before + rows))
+        episodes = [episode for lane in made for episode in lane]
+        arrays = {key: np.concatenate([e[key] for e in episodes]) for key in episodes[0]}
+        return arrays | {"lanes": np.array([sum(len(e["rewards"]) for e in lane) for lane in made])}
 
 
 def trim(lanes: list[Arrays], size: int) -> None:
@@ -78,14 +82,6 @@ def trim(lanes: list[Arrays], size: int) -> None:
                 lane[key] = lane[key][:keep]
 
 
-def _join(lanes: list[list[Arrays]]) -> Arrays:
-    """The episodes of lanes as one set of arrays, with the lanes' lengths."""
-    rows = [episode for lane in lanes for episode in lane]
-    arrays = {key: np.concatenate([episode[key] for episode in rows]) for key in rows[0]}
-    arrays["lanes"] = np.array([sum(len(e["rewards"]) for e in lane) for lane in lanes])
-    return arrays
-
-
 def _locomotion(
     part: Part, lanes: range, rngs: list[np.random.Generator], tick: Callable[[int], None]
 ) -> list[list[Arrays]]:
@@ -98,16 +94,10 @@ def _locomotion(
     obs = np.stack([made[i].reset(seed=int(rngs[i].integers(2**31)))[0] for i in range(n)])
     episodes: list[list[Arrays]] = [[] for _ in lanes]
     rows, length = np.zeros(n, int), np.zeros(n, int)
-    sizes = {"observations": obs.shape[1:], "actions": (act,), "rewards": ()}
-    sizes |= {"terminals": (), "timeouts": ()}
-    sizes |= {"infos/qpos": states[0].qpos.shape, "infos/qvel": states[0].qvel.shape}
-    buffers = [
-        {
-            k: np.zeros((horizon, *size), bool if k in ("terminals", "timeouts") else "f4")
-            for k, size in sizes.items()
-        }
-        for _ in lanes
-    ]
+    columns: list[Any] = [("observations", "f4", obs.shape[1:]), ("actions", "f4", act)]
+    columns += [("rewards", "f4"), ("terminals", "?"), ("timeouts", "?")]
+    columns += [(f"infos/{key}", "f4", getattr(states[0], key).shape) for key in ("qpos", "qvel")]
+    buffers = np.zeros((n, horizon), columns)
 
     def policy_of(i: int) -> int:
         """The policy of a lane's next episode: the set goes up the ladder from end to end."""
@@ -120,22 +110,22 @@ def _locomotion(
         action = np.zeros((n, act), np.float32)
         for i in running:
             # -1, below the ladder: uniform actions, as in SAC's first steps.
-            draw = rngs[i].standard_normal(act) if which[i] >= 0 else rngs[i].uniform(-1, 1, act)
-            action[i] = draw
+            rng = rngs[i]
+            action[i] = rng.standard_normal(act) if which[i] >= 0 else rng.uniform(-1, 1, act)
         for p in {which[i] for i in running if which[i] >= 0}:
             assert ladder is not None
             members = [i for i in running if which[i] == p]
             action[members] = ladder[p : p + 1].sample(obs[None, members], action[None, members])[0]
         for i in running:
-            buffer, t = buffers[i], length[i]
-            buffer["observations"][t], buffer["actions"][t] = obs[i], action[i]
-            buffer["infos/qpos"][t], buffer["infos/qvel"][t] = states[i].qpos, states[i].qvel
-            obs[i], buffer["rewards"][t], terminated, truncated, _ = made[i].step(action[i])
-            buffer["terminals"][t] = terminated
-            buffer["timeouts"][t] = truncated and not terminated
+            row = buffers[i, length[i]]
+            row["observations"], row["actions"] = obs[i], action[i]
+            row["infos/qpos"], row["infos/qvel"] = states[i].qpos, states[i].qvel
+            obs[i], row["rewards"], terminated, truncated, _ = made[i].step(action[i])
+            row["terminals"], row["timeouts"] = terminated, truncated and not terminated
             length[i] += 1
             if terminated or truncated:
-                episodes[i].append({k: array[: length[i]].copy() for k, array in buffer.items()})
+                episode = buffers[i, : length[i]]
+                episodes[i].append({key: episode[key].copy() for key, *_ in columns})
                 rows[i], length[i] = rows[i] + length[i], 0
                 obs[i] = made[i].reset(seed=int(rngs[i].integers(2**31)))[0]
                 which[i] = policy_of(i)
@@ -154,12 +144,8 @@ def _ladder(part: Part) -> tuple[Policy | None, int, int]:
         return None, -1, 0
     policies = Policy.load(SNAPSHOTS / f"{part.recipe.family}.safetensors")
     medium, expert = (policies.metadata[level] for level in ("medium", "expert"))
-    steps = {
-        "medium": (medium, medium + 1),
-        "expert": (expert, expert + 1),
-        "medium-replay": (-1, medium + 1),
-        "full-replay": (-1, len(policies)),
-    }
+    steps = {"medium": (medium, medium + 1), "expert": (expert, expert + 1)}
+    steps |= {"medium-replay": (-1, medium + 1), "full-replay": (-1, len(policies))}
     return policies, *steps[part.recipe.variant]
 
 
@@ -205,16 +191,8 @@ def _walk_maze(
         for i in range(n):
             after = np.concatenate([obs[i, 1:, :2], state[i : i + 1, :2].astype(np.float32)])
             reached = np.linalg.norm(after - target, axis=1) <= SUCCESS_RADIUS
-            timeouts = np.zeros(horizon, bool)
-            timeouts[-1] = True
-            episodes[i].append(
-                {
-                    "observations": obs[i],
-                    "actions": action[i],
-                    "rewards": reached.astype(np.float32),
-                    "terminals": reached,
-                    "timeouts": timeouts,
-                    "infos/goal": np.tile(goals[i].astype(np.float32), (horizon, 1)),
-                }
-            )
+            flags = {"terminals": reached, "timeouts": np.arange(horizon) == horizon - 1}
+            goal = np.tile(goals[i].astype(np.float32), (horizon, 1))
+            steps = {"observations": obs[i], "actions": action[i], "rewards": reached.astype("f4")}
+            episodes[i].append({**steps, **flags, "infos/goal": goal})
     return episodes

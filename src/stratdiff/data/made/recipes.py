@@ -3,11 +3,11 @@
 They follow D4RL's recipes on the same physics, but they are regenerated: not D4RL's own data.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from stratdiff.data.d4rl import VARIANTS
+from stratdiff.data.d4rl import ANTMAZES, SIZES, VARIANTS
 from stratdiff.errors import UserError, nearest
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -17,21 +17,8 @@ VERSION = 2
 STITCHED = {"medium-expert": ("medium", "expert"), "mixed": ("random", "medium", "expert")}
 """Variants that are equal parts of others; `mixed` is ours."""
 
-_ENVIRONMENTS = {"halfcheetah": "HalfCheetah-v4", "hopper": "Hopper-v4", "walker2d": "Walker2d-v4"}
-# Rows of D4RL's v2 sets.
-_REPLAY_ROWS = {"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000}
-_ANTMAZE = (
-    "umaze",
-    "umaze-diverse",
-    "medium-play",
-    "medium-diverse",
-    "large-play",
-    "large-diverse",
-)
 
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """How one set is made."""
 
     name: str
@@ -54,16 +41,14 @@ class Recipe:
 
 
 def _recipes() -> Iterator[Recipe]:
-    for family, env_id in _ENVIRONMENTS.items():
-        other = {
-            "medium-replay": _REPLAY_ROWS[family],
-            "medium-expert": 2_000_000,
-            "mixed": 300_000,
-        }
+    for environment in ("HalfCheetah", "Hopper", "Walker2d"):
+        family, env_id = environment.lower(), f"{environment}-v4"
+        replay = SIZES[f"{family}-medium-replay-v2"][0]
+        other = {"medium-replay": replay, "medium-expert": 2_000_000, "mixed": 300_000}
         for variant in (*VARIANTS, "mixed"):
             name = f"stratdiff/{family}-{variant}"
             yield Recipe(name, env_id, family, variant, other.get(variant, 1_000_000))
-    for variant in _ANTMAZE:
+    for variant in ANTMAZES:
         maze = variant.partition("-")[0]
         env_id, name = f"stratdiff/AntMaze-{maze}-v2", f"stratdiff/antmaze-{variant}"
         yield Recipe(name, env_id, "antmaze", variant, 1_000_000, maze)

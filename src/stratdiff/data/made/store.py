@@ -100,10 +100,8 @@ def _make(
     else:
         work.mkdir(exist_ok=True)
         arrays = workers.collect(lanes.Part(recipe, size, seed), work, jobs, progress)
-    about: dict[str, str | int | float] = {
-        key: metadata.version(key) for key in ("mujoco", "gymnasium", "stratdiff")
-    }
-    about |= {"name": recipe.name, "recipe": VERSION, "seed": seed}
+    versions = {key: metadata.version(key) for key in ("mujoco", "gymnasium", "stratdiff")}
+    about: dict[str, str | int] = {**versions, "name": recipe.name, "recipe": VERSION, "seed": seed}
     hdf5.write(path, arrays, recipe.env_id, about)
     shutil.rmtree(work, ignore_errors=True)
 

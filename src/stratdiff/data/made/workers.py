@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from stratdiff.data.lock import replacing
 from stratdiff.data.made.lanes import TOGETHER, Arrays, Part, trim
 from stratdiff.data.made.recipes import find
 from stratdiff.data.sources import Progress
@@ -27,7 +28,9 @@ def collect(part: Part, work: Path, jobs: int | None, progress: Progress | None)
     """
     files = [work / f"{i}.npz" for i in range(part.chunks)]
     missing = [i for i, file in enumerate(files) if not file.is_file()]
-    jobs = min(jobs or _cores(), len(missing))
+    # The cores that this process may use, where the system tells.
+    usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    jobs = min(jobs or len(usable(0)), len(missing))
     done = [0] * max(jobs, 1)
     already = (part.chunks - len(missing)) * TOGETHER * part.lane_rows
 
@@ -51,31 +54,20 @@ def collect(part: Part, work: Path, jobs: int | None, progress: Progress | None)
     return {key: np.concatenate([lane[key] for lane in lanes])[: part.size] for key in lanes[0]}
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _work(part: Part, work: Path, numbers: list[int], tick: Callable[[int], None]) -> None:
     """Make some chunks and write them into the folder `work`."""
     made = 0
     for number in numbers:
         arrays = part.chunk(number, made, tick)
         made += len(arrays["rewards"])
-        file = work / f"{number}.npz"
-        partial = file.with_suffix(f".{os.getpid()}")
         try:
-            with open(partial, "wb") as out:
+            with replacing(work / f"{number}.npz") as partial, partial.open("wb") as out:
                 np.savez(out, allow_pickle=False, **arrays)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise UserError(
                 f"folder {str(work)!r} for made data sets cannot be written ({error.strerror}); "
                 "free some space, or choose another with the environment variable STRATDIFF_CACHE."
             ) from error
-        os.replace(partial, file)
 
 
 def _spawn(

@@ -5,8 +5,6 @@ with the next row. A step is short, so errors do not grow: what remains beyond f
 another simulator, another model, other actions, or rows that do not follow each other.
 """
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,8 @@ from jaxtyping import Bool, Float
 
 from stratdiff.data import hdf5
 from stratdiff.data.dataset import Dataset
-from stratdiff.data.tools import rows as file_rows
 from stratdiff.data.tools import verdict
-from stratdiff.data.tools.replay import States, find_states, inside_walls, make_like, replay
+from stratdiff.data.tools.replay import Action, States, find_states, inside_walls, make_like, replay
 from stratdiff.data.tools.verdict import MATCH, ROUNDINGS, Errors, Report
 from stratdiff.envs.mazes import SUCCESS_RADIUS
 from stratdiff.errors import UserError
@@ -29,9 +26,11 @@ from stratdiff.tasks import Task, make_env, related, task_of_env, version_note
 _OFF = 1e-3
 # An unrelated state is about one standard deviation away in some dimension.
 _UNRELATED = 0.5
+# Rows of a file in time order move by less than this part of the distance of random rows.
+_IN_ORDER = 0.7
 _TRIAL_ROWS = 200
 _SUSPECTS = 500
-_SCALES = np.exp2(np.arange(-20, 21) / 4)
+_SCALES = np.exp2(np.delete(np.arange(-20, 21), 20) / 4)  # not 1
 
 
 def check(path: str | Path, env_id: str = "", rows: int = 2000, seed: int = 0) -> Report:
@@ -43,11 +42,10 @@ def check(path: str | Path, env_id: str = "", rows: int = 2000, seed: int = 0) -
         UserError: the file cannot be read, no environment is known, or the file has other
             dimensions than the environment.
     """
+    where = f"data file {str(path)!r}"
     env_id = env_id or str(hdf5.read_attributes(path).get("env_id", ""))
     if not env_id:
-        raise UserError(
-            f"data file {str(path)!r} does not name its environment; give it with --env."
-        )
+        raise UserError(f"{where} does not name its environment; give it with --env.")
     env = make_env(env_id)
     try:
         task = task_of_env(env, env_id)
@@ -55,9 +53,9 @@ def check(path: str | Path, env_id: str = "", rows: int = 2000, seed: int = 0) -
         found = (dataset.observations.shape[1], dataset.actions.shape[1])
         if found != (task.obs_dim, task.action_dim):
             raise UserError(
-                f"data file {str(path)!r} has {found[0]} observation and {found[1]} action "
-                f"dimensions, {env_id} has {task.obs_dim} and {task.action_dim}; give the "
-                "environment that the file was collected in."
+                f"{where} has {found[0]} observation and {found[1]} action dimensions, {env_id} "
+                f"has {task.obs_dim} and {task.action_dim}; give the environment that the file was "
+                "collected in."
             )
         env.reset(seed=seed)
         return _Check(path, env, task, dataset, rows, seed).report()
@@ -69,18 +67,13 @@ class _Check:
     """The check of one file in one environment."""
 
     def __init__(
-        self,
-        path: str | Path,
-        env: gymnasium.Env,
-        task: Task,
-        dataset: Dataset,
-        rows: int,
-        seed: int,
+        self, path: str | Path, env: gymnasium.Env, task: Task, data: Dataset, rows: int, seed: int
     ) -> None:
-        self.path, self.env, self.task, self.data = path, env, task, dataset
-        self.env_id, self.made_with = task.env_id, dataset.mujoco or ""
+        self.path, self.env, self.task, self.data = path, env, task, data
+        self.env_id, self.made_with = task.env_id, data.mujoco or ""
         self.limit, self.seed = rows, seed
-        self.std = dataset.normalizer()[1].astype(np.float64)
+        self.std = data.normalizer()[1].astype(np.float64)
+        self.shuffled = _shuffled(data.observations, seed)
         self.goals = hasattr(env.unwrapped, "goal")
         """The reward depends on a goal that is no part of the state."""
 
@@ -90,23 +83,21 @@ class _Check:
         lengths = np.diff(np.flatnonzero(data.ends), prepend=-1)
         tail = len(obs) - int(lengths.sum())
         longest = self.task.longest_trajectory or np.inf
-        facts: dict[str, Any] = {
-            "duplicates": file_rows.duplicates(obs, actions, data.rewards),
-            "dead_observations": file_rows.dead(obs),
-            "dead_actions": file_rows.dead(actions),
-            "long_episodes": int((np.append(lengths, tail) > longest).sum()),
-        }
-        jumps = file_rows.jumps(obs)
+        jumps = _jumps(obs)
         jumps[data.ends[:-1]] = 0
         states, reason = find_states(self.env, self.path, data)
-        if states is None:
-            result = self._without_replay(jumps, reason)
-        else:
-            result = self._with_replay(states, jumps)
-        report = Report(path=str(self.path), env_id=self.env_id, rows=len(obs), **result, **facts)
-        return dataclasses.replace(
-            report, findings=verdict.findings(report, self.made_with, self.task.horizon)
+        found = self._with_replay(states, jumps) if states else self._without_replay(jumps, reason)
+        report = Report(
+            path=str(self.path),
+            env_id=self.env_id,
+            rows=len(obs),
+            duplicates=_duplicates(obs, actions, data.rewards),
+            dead_observations=_dead(obs),
+            dead_actions=_dead(actions),
+            long_episodes=int((np.append(lengths, tail) > longest).sum()),
+            **found,
         )
+        return report._replace(findings=verdict.findings(report, self.made_with, self.task.horizon))
 
     def _error(self, found: np.ndarray, stored: np.ndarray) -> Float[np.ndarray, " n"]:
         """Largest of all dimensions, in standard deviations of the data."""
@@ -118,9 +109,9 @@ class _Check:
         typical = np.median(jumps[jumps > 0]) if (jumps > 0).any() else np.inf
         breaks = np.flatnonzero(jumps > 5 * typical)
         text = f"not compared with {self.env_id}: {reason}."
-        if file_rows.shuffled(self.data.observations, self.seed):
+        if self.shuffled:
             text, breaks = verdict.SHUFFLED, breaks[:0]
-        return {"matches": None, "verdict": text, "breaks": tuple(breaks.tolist())}
+        return {"matches": None, "verdict": text, "breaks": tuple(breaks.tolist()), "trials": {}}
 
     def _with_replay(self, states: States, jumps: np.ndarray) -> dict[str, Any]:
         data, rng = self.data, np.random.default_rng(self.seed)
@@ -147,12 +138,11 @@ class _Check:
         wrong_reward &= ~off  # a wrong step has a wrong reward
         off_share = float(off.mean())
         walled = inside_walls(self.env, obs)
-        shuffled = file_rows.shuffled(obs, self.seed)
-        matches = max(off_share, walled) <= MATCH and not shuffled
+        matches = max(off_share, walled) <= MATCH and not self.shuffled
         terminal = np.flatnonzero(states.usable & data.terminals)
         terminal = rng.choice(terminal, min(self.limit // 4, len(terminal)), replace=False)
         last = replay(self.env, states, terminal)
-        wrong_last = self._wrong(last.rewards, terminal, np.zeros(len(terminal)))
+        wrong_last = self._wrong(last.rewards, terminal, 0.0)
         breaks = np.zeros(0, int)
         if matches:
             suspects = np.argsort(-jumps)[:_SUSPECTS]
@@ -160,11 +150,10 @@ class _Check:
             after = replay(self.env, states, suspects).after
             unrelated = self._error(after, obs[suspects + 1]) > _UNRELATED
             breaks = np.union1d(suspects[unrelated], rows[broken])
-        before = steps.before
-        observed = None if before is None else self._error(before, obs[rows])
+        observed = None if steps.before is None else self._error(steps.before, obs[rows])
         trials = {}
         elsewhere = observed is not None and bool(np.median(observed) > _OFF)
-        if not matches and not shuffled and not elsewhere:
+        if not matches and not self.shuffled and not elsewhere:
             some = np.flatnonzero(~broken)[:: max(1, (~broken).sum() // _TRIAL_ROWS)]
             trials = self._trials(states, rows[some], allowed[some])
         elif self.goals:
@@ -173,15 +162,15 @@ class _Check:
             some = np.concatenate([rows[:_TRIAL_ROWS], terminal])
             own = np.concatenate([steps.rewards[:_TRIAL_ROWS], last.rewards])
             trials = self._reward_trials(states, some, own)
-        reward_error = np.abs(steps.rewards - data.rewards[rows])
         ended = steps.terminals & ~broken
         known = error[~broken], off[~broken]
-        if shuffled:
+        if self.shuffled:
             text = verdict.SHUFFLED
         elif matches:
             text = verdict.matching(self.env_id, *known, floor)
         else:
             text = verdict.differing(self.env_id, self.made_with, *known, elsewhere, walled, trials)
+        reward_error = np.abs(steps.rewards - data.rewards[rows])
         return {
             "matches": bool(matches),
             "verdict": text,
@@ -199,7 +188,7 @@ class _Check:
         }
 
     def _wrong(
-        self, rewards: np.ndarray, rows: np.ndarray, allowed: np.ndarray
+        self, rewards: np.ndarray, rows: np.ndarray, allowed: np.ndarray | float
     ) -> Bool[np.ndarray, " n"]:
         """Rewards that differ by more than `allowed` and a thousandth of the data's spread."""
         stored = self.data.rewards
@@ -216,24 +205,28 @@ class _Check:
         rows = np.flatnonzero((rewards == 1) & states.usable)
         rows = rng.choice(rows, min(_SUSPECTS, len(rows)), replace=False)
         place = replay(self.env, states, rows).after[:, :2]
-        radius = SUCCESS_RADIUS
+        apart = np.zeros(0, bool)
         if len(rows):
-            apart = np.linalg.norm(place - np.median(place, 0), axis=1) > 2 * radius
+            apart = np.linalg.norm(place - np.median(place, 0), axis=1) > 2 * SUCCESS_RADIUS
             goal = hdf5.read_arrays(self.path, ["infos/goal"]).get("infos/goal")
             if goal is not None and goal.shape == (len(rewards), 2):
-                own = np.linalg.norm(place - goal[rows], axis=1) > radius + 0.01
+                own = np.linalg.norm(place - goal[rows], axis=1) > SUCCESS_RADIUS + 0.01
                 apart = min(apart, own, key=np.sum)
-        else:
-            apart = np.zeros(0, bool)
         return np.concatenate([np.ones(len(odd), bool), apart])
 
     def _trials(self, states: States, rows: np.ndarray, allowed: np.ndarray) -> dict[str, float]:
         """Share of rows that are off when something else is assumed."""
         obs, actions, found = self.data.observations, self.data.actions, {}
 
-        def share(env: gymnasium.Env, action: Callable[[int], np.ndarray] | None = None) -> float:
-            after = replay(env, states, rows, action).after
-            return float((self._error(after, obs[rows + 1]) > allowed).mean())
+        def error(env: gymnasium.Env, action: Action | None = None, every: int = 1) -> np.ndarray:
+            after = replay(env, states, rows[::every], action).after
+            return self._error(after, obs[rows[::every] + 1])
+
+        def share(env: gymnasium.Env, action: Action | None = None) -> float:
+            return float((error(env, action) > allowed).mean())
+
+        def scaled(scale: float) -> Action:
+            return lambda row: np.clip(actions[row] * np.float32(scale), -1, 1)
 
         for other in related(self.env_id):
             env = make_like(other, self.env)
@@ -247,25 +240,12 @@ class _Check:
         found[verdict.OLD_MARGINS if summed else verdict.NEW_MARGINS] = share(env)
         env.close()
         for shift, label in ((-1, "actions of the row before"), (1, "actions of the row after")):
-            found[label] = share(self.env, action=np.roll(actions, -shift, 0).__getitem__)
+            found[label] = share(self.env, np.roll(actions, -shift, 0).__getitem__)
         if min(found.values()) <= MATCH:
             return found
-        best = min(
-            (s for s in _SCALES if s != 1),
-            key=lambda s: self._scaled_error(states, rows[::4], s),
-        )
-        found[f"actions times {best:.3g}"] = share(
-            self.env, action=lambda row: np.clip(actions[row] * np.float32(best), -1, 1)
-        )
+        best = min(_SCALES, key=lambda s: np.median(error(self.env, scaled(s), every=4)))
+        found[f"actions times {best:.3g}"] = share(self.env, scaled(best))
         return found
-
-    def _scaled_error(self, states: States, rows: np.ndarray, scale: float) -> float:
-        """Median error where the actions are multiplied by `scale`."""
-        actions = self.data.actions
-        after = replay(
-            self.env, states, rows, lambda row: np.clip(actions[row] * np.float32(scale), -1, 1)
-        ).after
-        return float(np.median(self._error(after, self.data.observations[rows + 1])))
 
     def _reward_trials(self, states: States, rows: np.ndarray, own: np.ndarray) -> dict[str, float]:
         """Share of wrong rewards in other versions, and when they are scaled and shifted."""
@@ -274,13 +254,51 @@ class _Check:
             env = make_like(other, self.env)
             if env is not None:
                 rewards = replay(env, states, rows).rewards
-                found[other] = float(self._wrong(rewards, rows, np.full(len(rows), 1e-4)).mean())
+                found[other] = float(self._wrong(rewards, rows, 1e-4).mean())
                 env.close()
         centred = own - own.mean()
         if centred.any():
             stored = self.data.rewards[rows].astype(np.float64)
             scale = float(centred @ stored / (centred @ centred))
             shift = float(stored.mean() - scale * own.mean())
-            wrong = self._wrong(scale * own + shift, rows, np.full(len(rows), 1e-4))
+            wrong = self._wrong(scale * own + shift, rows, 1e-4)
             found[f"{scale:.4g} times its reward plus {shift:.4g}"] = float(wrong.mean())
         return found
+
+
+def _shuffled(obs: np.ndarray, seed: int) -> bool:
+    """No dimension of the next row is nearer to a row's than a random row's is."""
+    obs = obs[:100_000]
+    other = np.random.default_rng(seed).permutation(obs)
+    step = np.median(np.abs(np.diff(obs, axis=0)), 0)
+    apart = np.median(np.abs(obs - other), 0)
+    moving = apart > 0
+    return len(obs) > 20 and bool(moving.any() and (step > _IN_ORDER * apart)[moving].all())
+
+
+def _jumps(obs: np.ndarray) -> Float[np.ndarray, " steps"]:
+    """How far the next row is: largest of all dimensions, in its median step."""
+    step = np.abs(np.diff(obs, axis=0))
+    typical = np.median(step, 0) if len(step) else np.ones(obs.shape[1])
+    moving = typical > 0
+    if not moving.any():
+        return np.zeros(len(step))
+    return (step[:, moving] / typical[moving]).max(1).astype(np.float64)
+
+
+def _duplicates(*arrays: np.ndarray) -> int:
+    """Rows equal to an earlier one. By a 64-bit hash: a million rows in a fraction of a second."""
+    rng, total = np.random.default_rng(0), np.zeros(len(arrays[0]), np.uint64)
+    for array in arrays:
+        words = array.reshape(len(array), -1).view(np.uint32)
+        for column in words.T:
+            factor = rng.integers(2**63, dtype=np.uint64)
+            total += (column.astype(np.uint64) + np.uint64(1)) * factor
+            total ^= total >> np.uint64(29)
+            total *= np.uint64(0xBF58476D1CE4E5B9)
+    return len(total) - len(np.unique(total))
+
+
+def _dead(array: np.ndarray) -> tuple[int, ...]:
+    """Dimensions that never change."""
+    return tuple(np.flatnonzero(array.max(0) == array.min(0)).tolist())

@@ -35,9 +35,7 @@ def from_arrays(
     Raises:
         UserError: the arrays do not fit together or cannot be trained on (nothing is written).
     """
-    given = dict(
-        zip(REQUIRED, (observations, actions, rewards, terminals), strict=True),
-    )
+    given = dict(zip(REQUIRED, (observations, actions, rewards, terminals), strict=True))
     if timeouts is not None:
         given["timeouts"] = timeouts
     arrays = _checked(given, f"arrays for {str(path)!r}")
@@ -110,25 +108,15 @@ def _read_npz(source: str) -> dict[str, np.ndarray]:
 
 
 def _checked(given: dict[str, Any], where: str) -> dict[str, np.ndarray]:
-    """The arrays in the dtypes and shapes of the file.
-
-    Raises:
-        UserError: they do not fit together or cannot be trained on.
-    """
+    """The arrays in the file's dtypes and shapes; refused if they cannot be trained on."""
     arrays = {key: _array(key, np.asarray(value), where) for key, value in given.items()}
     dataset.from_arrays(where, arrays, where=where)
     return arrays
 
 
 def _array(key: str, array: np.ndarray, where: str) -> np.ndarray:
-    if array.dtype.kind not in "fiub":
-        raise UserError(f"{where}: {key!r} holds {array.dtype} values; numbers are needed.")
-    matrix = key in ("observations", "actions") or key.startswith("infos/")
-    fits = array.ndim == 2 and array.shape[1] > 0 if matrix else array.shape[1:] in ((), (1,))
-    if not fits or array.ndim == 0:
-        expected = "(rows, size)" if matrix else "(rows,)"
-        raise UserError(f"{where}: {key!r} has shape {array.shape}; expected {expected}.")
-    if not matrix:
+    hdf5.check_array(key, array, where)
+    if key in hdf5.COLUMNS:
         array = array.reshape(len(array))
     if key in ("terminals", "timeouts"):
         if not ((array == 0) | (array == 1)).all():

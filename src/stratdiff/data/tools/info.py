@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 
 from stratdiff.data.dataset import Dataset
 from stratdiff.tasks import Task, task_of
@@ -143,9 +143,8 @@ def to_dict(info: Info) -> dict[str, Any]:
 
 def table(info: Info) -> RenderableType:
     """The numbers as tables of at most 80 columns."""
-    facts = Table(title=info.name, show_header=False, box=None, title_style="bold")
-    facts.add_column()
-    facts.add_column(overflow="fold")
+    facts = Table("", Column(overflow="fold"), title=info.name, show_header=False, box=None)
+    facts.title_style = "bold"
     cut = f"; {info.cut_off_rows:,} rows of one cut off" if info.cut_off_rows else ""
     per_dim = " ".join(f"{100 * s:.1f}" for s in info.action_saturated)
     for key, value in (
@@ -157,24 +156,18 @@ def table(info: Info) -> RenderableType:
     ):
         facts.add_row(key, value)
     parts: list[RenderableType] = [facts]
-    spreads = Table()
-    for column in ("episodes", "mean", "std", "min", "25 %", "median", "75 %", "max"):
-        spreads.add_column(column, justify="left" if column == "episodes" else "right")
-    for label, spread in (
-        ("length", info.lengths),
-        ("return", info.returns),
-        ("score", info.scores),
-    ):
+    columns = ["mean", "std", "min", "25 %", "median", "75 %", "max"]
+    spreads = Table("episodes", *(Column(c, justify="right") for c in columns))
+    known = {"length": info.lengths, "return": info.returns, "score": info.scores}
+    for label, spread in known.items():
         if spread is not None:
             spreads.add_row(label, *(_number(x) for x in dataclasses.astuple(spread)))
     if spreads.row_count:
         parts.append(spreads)
-    states = Table()
     columns = ["obs", "mean", "std", "min", "max"]
     if info.distance is not None:
         columns += ["|Δmean|/std*", "std/std*"]
-    for column in columns:
-        states.add_column(column, justify="right")
+    states = Table(*(Column(c, justify="right") for c in columns))
     numbers = [info.obs_mean, info.obs_std, info.obs_min, info.obs_max]
     for i, row in enumerate(np.stack(numbers, 1)):
         cells = [str(i), *(_number(x) for x in row)]

@@ -4,19 +4,18 @@ It is a line of JSON (`env_id`, `metadata`, `sizes`), then one record of fixed s
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stratdiff.data import hdf5
-from stratdiff.data.dataset import finish_rows
+from stratdiff.data.dataset import REQUIRED, finish_rows
+from stratdiff.data.lock import replacing
 from stratdiff.errors import UserError
 
 OPTIONAL = ("infos/qpos", "infos/qvel", "infos/goal")
 """Arrays that a log or a file may hold besides D4RL's own."""
-_FLAGS = ("rewards", "terminals", "timeouts")
 
 
 class Log:
@@ -42,20 +41,17 @@ class Log:
                     raise UserError(
                         f"{str(found)!r} already exists; give append=True to add to it, {advice}."
                     )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = np.zeros(0, self.dtype)
         if self.partial.exists():
             header, rows = read_partial(self.partial)
             self._check(header["env_id"], header["sizes"], self.partial)
         elif path.exists():
             rows = self._rows_of(path)
-        else:
-            rows = np.zeros(0, self.dtype)
-        # Written beside, so that a crash here loses nothing of an older log.
-        fresh = self.partial.with_name(self.partial.name + ".new")
-        with fresh.open("wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A crash while this is written loses nothing of an older log.
+        with replacing(self.partial) as fresh, fresh.open("wb") as file:
             file.write(json.dumps(self.header).encode() + b"\n")
             file.write(rows.tobytes())
-        os.replace(fresh, self.partial)
         self._file = self.partial.open("ab")
 
     def _check(self, env_id: str, sizes: dict[str, int], where: Path) -> None:
@@ -72,8 +68,8 @@ class Log:
     def _rows_of(self, path: Path) -> np.ndarray:
         """The rows of a finished file, each trajectory closed."""
         env_id = hdf5.read(path).env_id or ""  # refuses a damaged file
-        arrays = hdf5.read_arrays(path, ("observations", "actions", *_FLAGS, *OPTIONAL))
-        sizes = {k: a.shape[1] for k, a in arrays.items() if k not in _FLAGS}
+        arrays = hdf5.read_arrays(path, (*REQUIRED, "timeouts", *OPTIONAL))
+        sizes = {k: a.shape[1] for k, a in arrays.items() if k not in hdf5.COLUMNS}
         self._check(env_id, sizes, path)
         rows = np.zeros(len(arrays["rewards"]), self.dtype)
         for key, array in arrays.items():

@@ -1,7 +1,5 @@
 """A picture of a data set: returns, the course along the set, the states visited."""
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stratdiff.data.dataset import Dataset
+from stratdiff.data.lock import replacing
 from stratdiff.envs import mazes
 from stratdiff.errors import UserError
 from stratdiff.tasks import Task, facts, task_of
@@ -31,7 +30,8 @@ def plot(dataset: Dataset, task: Task | None, out: str | Path) -> None:
         UserError: the suffix is another, or the file cannot be written.
     """
     out = Path(out)
-    if out.suffix.lower().removeprefix(".") not in _FORMATS:
+    kind = out.suffix.lower().removeprefix(".")
+    if kind not in _FORMATS:
         raise UserError(
             f"plot file {str(out)!r} ends in {out.suffix or 'nothing'!r}; it must end in "
             f".{', .'.join(_FORMATS)}."
@@ -44,29 +44,29 @@ def plot(dataset: Dataset, task: Task | None, out: str | Path) -> None:
     returns = dataset.episodes(sparse=task.recipe == "antmaze")[1]
     values = np.array([task.score(float(r)) for r in returns])
     label = "normalised score" if task.reference_returns else "return"
-    _draw_histogram(histogram, values, label)
-    _draw_course(course, values, label)
+    histogram.set(title="complete episodes", xlabel=label, ylabel="episodes")
+    course.set(title="along the set", xlabel="episode", ylabel=label)
+    for axis, draw in ((histogram, _draw_histogram), (course, _draw_course)):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+        if len(values):
+            draw(axis, values)
+        else:
+            _note(axis, "no complete episode")
     maze = facts(dataset.env_id or task.env_id).maze
     if maze and dataset.observations.shape[1] >= 2:
         _draw_maze(coverage, dataset, maze)
     else:
         _draw_states(coverage, dataset.observations)
-    for axis in (histogram, course):
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, dpi=140, format=out.suffix.lower().removeprefix("."))
-        os.replace(partial, out)
+        with replacing(out) as partial:
+            figure.savefig(partial, dpi=140, format=kind)
     except OSError as error:
         raise UserError(
             f"plot file {str(out)!r} could not be written ({error.strerror or error}); give a "
             "path that can be written."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def _note(axis: Axes, text: str) -> None:
@@ -75,11 +75,7 @@ def _note(axis: Axes, text: str) -> None:
     axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes, color="#555555")
 
 
-def _draw_histogram(axis: Axes, values: np.ndarray, label: str) -> None:
-    axis.set(title="complete episodes", xlabel=label, ylabel="episodes")
-    if not len(values):
-        _note(axis, "no complete episode")
-        return
+def _draw_histogram(axis: Axes, values: np.ndarray) -> None:
     low, high = float(values.min()), float(values.max())
     if high - low < 1e-6 * max(abs(low), abs(high), 1.0):
         low, high = low - 0.5, high + 0.5  # all values are equal: one bar
@@ -93,27 +89,14 @@ def _draw_histogram(axis: Axes, values: np.ndarray, label: str) -> None:
         axis.set_xticks([mean], [f"{mean:.1f}"])
 
 
-def _draw_course(axis: Axes, values: np.ndarray, label: str) -> None:
-    axis.set(title="along the set", xlabel="episode", ylabel=label)
-    if not len(values):
-        _note(axis, "no complete episode")
-        return
+def _draw_course(axis: Axes, values: np.ndarray) -> None:
     number = np.arange(1, len(values) + 1)
-    axis.plot(
-        number,
-        values,
-        linestyle="none",
-        marker=".",
-        markersize=8 if len(values) <= 50 else 3,
-        alpha=1 if len(values) <= 50 else 0.5,
-        color=_BLUE,
-        rasterized=True,
-        label="episode",
-    )
+    size, alpha = (8, 1.0) if len(values) <= 50 else (3, 0.5)
+    style: dict[str, Any] = {"color": _BLUE, "markersize": size, "alpha": alpha}
+    axis.plot(number, values, ".", **style, rasterized=True, label="episode")
     window = len(values) // 20
     if window > 1:
-        total = np.concatenate([[0.0], np.cumsum(values)])
-        mean = (total[window:] - total[:-window]) / window
+        mean = np.convolve(values, np.full(window, 1 / window), "valid")
         centre = number[: len(mean)] + (window - 1) / 2
         axis.plot(centre, mean, color=_ORANGE, linewidth=1.5, label=f"mean of {window}")
         axis.legend(edgecolor="none")
@@ -144,9 +127,8 @@ def _draw_states(axis: Axes, obs: np.ndarray) -> None:
     obs = (obs[:, moving] - obs[:, moving].mean(0)) / std[moving]
     variance, directions = np.linalg.eigh(obs.T @ obs / len(obs))
     share = variance / variance.sum()
-    points = obs @ directions[:, : -3 if len(variance) > 1 else None : -1]
-    x = points[:, 0]
-    y = points[:, 1] if len(variance) > 1 else np.zeros(len(x))
+    x = obs @ directions[:, -1]
+    y = obs @ directions[:, -2] if len(variance) > 1 else np.zeros(len(x))
     _density(axis, x, y, bins=int(np.clip(np.sqrt(len(x)), 20, 120)))
     axis.set_xlabel(f"1st principal component ({100 * share[-1]:.0f} % of variance)")
     if len(variance) > 1:
@@ -160,23 +142,15 @@ def _draw_maze(axis: Axes, dataset: Dataset, maze: str) -> None:
     walls = mazes.walls(maze)
     corner = mazes.cell_xy(maze, np.array([0, 0])) - mazes.CELL / 2
     far = corner + mazes.CELL * np.array(walls.shape[::-1])
+    style: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1, "origin": "lower"}
     extent = (corner[0], far[0], corner[1], far[1])
-    axis.imshow(
-        np.where(walls, 0.72, 1.0), extent=extent, origin="lower", cmap="gray", vmin=0, vmax=1
-    )
+    axis.imshow(np.where(walls, 0.72, 1.0), extent=extent, **style)
     x, y = dataset.observations[:, 0], dataset.observations[:, 1]
-    half_metres = [round(2 * (far[i] - corner[i])) for i in (0, 1)]
-    _density(axis, x, y, half_metres, [[corner[0], far[0]], [corner[1], far[1]]])
+    half_metres = np.rint(2 * (far - corner)).astype(int)
+    _density(axis, x, y, half_metres, np.stack([corner, far], 1))
     for marks, marker, label in (("r", "o", "start"), ("geG", "*", "goals")):
         places = mazes.cell_xy(maze, mazes.cells(maze, marks))
-        axis.plot(
-            *places.T,
-            linestyle="none",
-            marker=marker,
-            markersize=11,
-            color="white",
-            markeredgecolor="black",
-            label=label,
-        )
+        style = {"markersize": 11, "color": "white", "markeredgecolor": "black"}
+        axis.plot(*places.T, marker, **style, label=label)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
     axis.set(title="places visited", xlabel="x (m)", ylabel="y (m)", aspect="equal")

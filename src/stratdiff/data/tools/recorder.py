@@ -38,11 +38,7 @@ class Recorder(gymnasium.Wrapper):
     """
 
     def __init__(
-        self,
-        env: gymnasium.Env,
-        path: str | Path,
-        env_id: str | None = None,
-        append: bool = False,
+        self, env: gymnasium.Env, path: str | Path, env_id: str | None = None, append: bool = False
     ) -> None:
         super().__init__(env)
         self.env_id = env_id or (env.spec.id if env.spec else "")
@@ -53,10 +49,8 @@ class Recorder(gymnasium.Wrapper):
                 f"{where} has the observation space {env.observation_space}, which has no fixed "
                 "size; wrap the environment so that its observations are arrays."
             )
-        sizes = {
-            "observations": gymnasium.spaces.flatdim(env.observation_space),
-            "actions": self._actions.shape[0],
-        }
+        obs_dim = gymnasium.spaces.flatdim(env.observation_space)
+        sizes = {"observations": obs_dim, "actions": self._actions.shape[0]}
         state: Any = getattr(env.unwrapped, "data", None)
         self._mujoco = hasattr(state, "qpos") and hasattr(state, "qvel")
         if self._mujoco:
@@ -73,8 +67,7 @@ class Recorder(gymnasium.Wrapper):
         """Start an episode; one that runs is cut off."""
         self._cut()
         obs, info = self.env.reset(seed=seed, options=options)
-        self._obs = self._flat(obs)
-        self._remember()
+        self._remember(obs)
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -84,8 +77,7 @@ class Recorder(gymnasium.Wrapper):
                 "Recorder.step was called before reset, after the end of an episode or after "
                 "close; call reset first."
             )
-        space = self._actions
-        given = np.asarray(action)
+        space, given = self._actions, np.asarray(action)
         if given.shape != space.shape or given.dtype.kind not in "fiu":
             raise UserError(
                 f"Recorder.step was given an action of shape {given.shape} and type {given.dtype}; "
@@ -97,24 +89,17 @@ class Recorder(gymnasium.Wrapper):
                 "the controller."
             )
         taken = np.clip(given, space.low, space.high).astype(space.dtype)
-        before, infos = self._obs, self._infos
+        before = {"observations": self._obs, **self._infos}
         obs, reward, terminated, truncated, info = self.env.step(taken)
-        self._log.append(
-            observations=before,
-            actions=unit_actions(taken, space),
-            rewards=float(reward),
-            terminals=bool(terminated),
-            timeouts=False,
-            **infos,
-        )
-        self._obs = self._flat(obs)
-        self._remember()
+        unit, ended = unit_actions(taken, space), bool(terminated)
+        self._log.append(**before, actions=unit, rewards=float(reward), terminals=ended)
+        self._remember(obs)
         self._running = not terminated
         if terminated or truncated:
             self._cut()
             self._obs = None
             self._log.flush()
-        return obs, reward, bool(terminated), bool(truncated), info
+        return obs, reward, ended, bool(truncated), info
 
     def close(self) -> None:
         """Make the HDF5 file and close the environment."""
@@ -128,12 +113,11 @@ class Recorder(gymnasium.Wrapper):
         finally:
             super().close()
 
-    def _flat(self, obs: Any) -> np.ndarray:
-        # A copy: the environment may reuse its array.
-        return np.array(gymnasium.spaces.flatten(self.env.observation_space, obs), np.float32)
-
-    def _remember(self) -> None:
-        """The simulator's state that goes with the current observation."""
+    def _remember(self, obs: Any) -> None:
+        """The current observation, flat, and the simulator's state that goes with it."""
+        # Copies: the environment may reuse its arrays.
+        flat = gymnasium.spaces.flatten(self.env.observation_space, obs)
+        self._obs = np.array(flat, np.float32)
         self._infos: dict[str, np.ndarray] = {}
         if self._mujoco:
             data: Any = self.env.unwrapped.data  # type: ignore[attr-defined]

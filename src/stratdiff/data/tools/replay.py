@@ -15,6 +15,9 @@ from stratdiff.envs import mazes
 from stratdiff.errors import UserError
 from stratdiff.tasks import make_env
 
+Action = Callable[[int], np.ndarray]
+"""The action that is taken in a row."""
+
 
 @dataclasses.dataclass(frozen=True)
 class States:
@@ -48,11 +51,10 @@ def find_states(env: gymnasium.Env, path: str | Path, data: Dataset) -> tuple[St
         return None, "it is no MuJoCo environment whose state can be set"
     stored = hdf5.read_arrays(path, ("infos/qpos", "infos/qvel"))
     qpos, qvel = stored.get("infos/qpos"), stored.get("infos/qvel")
-    if qpos is not None and qvel is not None:
-        shapes = ((len(obs), model.nq), (len(obs), model.nv))
-        if (qpos.shape, qvel.shape) == shapes:
-            usable = np.isfinite(qpos).all(1) & np.isfinite(qvel).all(1)
-            return States("infos/qpos, infos/qvel", qpos, qvel, usable, data.actions), ""
+    shapes = [(len(obs), model.nq), (len(obs), model.nv)]
+    if qpos is not None and qvel is not None and [qpos.shape, qvel.shape] == shapes:
+        usable = np.isfinite(qpos).all(1) & np.isfinite(qvel).all(1)
+        return States("infos/qpos, infos/qvel", qpos, qvel, usable, data.actions), ""
     # Observations that are qpos and qvel without the root's first coordinates, which do not matter
     # on a flat floor.
     hidden = model.nq + model.nv - obs.shape[1]
@@ -73,13 +75,13 @@ def replay(
     env: gymnasium.Env,
     states: States,
     rows: Int[np.ndarray, " n"],
-    action: Callable[[int], np.ndarray] | None = None,
+    action: Action | None = None,
     rng: np.random.Generator | None = None,
 ) -> Steps:
     """One step from every row; with `rng` from states within float32 rounding of it."""
     base = env.unwrapped
     observe = getattr(base, "_get_obs", None) or getattr(base, "_observation", None)
-    before, after, rewards, terminals = [], [], [], []
+    before, taken = [], []
     for row in rows:
         state = [states.qpos[row], states.qvel[row]]
         if rng is not None:
@@ -87,17 +89,13 @@ def replay(
         base.set_state(*(x.astype(np.float64) for x in state))  # type: ignore[attr-defined]
         if observe is not None:
             before.append(observe())
-        new, reward, terminal, _, _ = env.step(
-            states.actions[row] if action is None else action(int(row))
-        )
-        after.append(new)
-        rewards.append(float(reward))
-        terminals.append(bool(terminal))
+        taken.append(env.step(states.actions[row] if action is None else action(int(row)))[:3])
+    after, rewards, terminals = zip(*taken, strict=True) if taken else ((), (), ())
     shape = (len(rows), *env.observation_space.shape)  # type: ignore[misc]
     return Steps(
         before=np.array(before).reshape(shape) if observe is not None else None,
         after=np.array(after, np.float64).reshape(shape),
-        rewards=np.array(rewards),
+        rewards=np.array(rewards, np.float64),
         terminals=np.array(terminals, bool),
     )
 
@@ -126,6 +124,5 @@ def inside_walls(env: gymnasium.Env, obs: np.ndarray) -> float:
     if maze not in mazes.MAZES:
         return 0.0
     walls = np.pad(mazes.walls(maze), 1, constant_values=True)
-    cell = mazes.xy_cell(maze, obs[:, :2]) + 1
-    cell = np.clip(cell, 0, np.array(walls.shape) - 1)
+    cell = np.clip(mazes.xy_cell(maze, obs[:, :2]) + 1, 0, np.array(walls.shape) - 1)
     return float(walls[cell[:, 0], cell[:, 1]].mean())

@@ -1,12 +1,12 @@
 """What `check` finds, in numbers, in sentences and as a table."""
 
-import dataclasses
 from importlib import metadata
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 
 from stratdiff.tasks import version_note
 
@@ -28,8 +28,7 @@ _CAUSES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Errors:
+class Errors(NamedTuple):
     """Quantiles of an error over the replayed rows."""
 
     median: float
@@ -43,8 +42,7 @@ class Errors:
         return cls(*np.quantile(values, (0.5, 0.95, 0.99, 1)).tolist())
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What `check` finds."""
 
     path: str
@@ -63,6 +61,8 @@ class Report:
     """Trajectories longer than the environment's horizon."""
     breaks: tuple[int, ...]
     """Rows without an end flag that the next row does not continue, as far as they were found."""
+    trials: dict[str, float]
+    """Other explanations that were tried, and the share of steps off (or rewards) under each."""
     findings: tuple[str, ...] = ()
     """A sentence on everything that is not as it should be."""
     replayed: int = 0
@@ -79,8 +79,6 @@ class Report:
     """Observation of the set state against the stored one."""
     reward_error: Errors | None = None
     """In reward units; None: the reward depends on a goal that is no part of the state."""
-    trials: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Other explanations that were tried, and the share of steps off (or rewards) under each."""
     wrong_rewards: int = 0
     """Replayed rows whose reward the environment would not give."""
     wrong_terminals: int = 0
@@ -124,7 +122,7 @@ def differing(
             f"{text}; the stored observations are not what it shows at infos/qpos and "
             "infos/qvel either, so they come from another environment or have another layout."
         )
-    best = min(trials, key=lambda label: trials[label])
+    best = min(trials, key=trials.__getitem__)
     if trials[best] <= MATCH and best in gymnasium.registry:
         return f"{text}; {best}'s does."
     if trials[best] <= MATCH:
@@ -144,12 +142,10 @@ def differing(
 
 def findings(report: Report, made_with: str, horizon: int | None) -> tuple[str, ...]:
     """A sentence on everything that is not as it should be."""
-    out = []
     note = version_note(made_with) if made_with else None
-    if note:
-        out.append(note)
+    out = [note] if note else []
     if report.breaks:
-        first = ", ".join(str(row) for row in report.breaks[:3])
+        first = ", ".join(map(str, report.breaks[:3]))
         seem = "are not" if report.replayed else "seem not to be"
         out.append(
             f"{_count(len(report.breaks), 'row')} without an end flag {seem} continued by the "
@@ -157,7 +153,12 @@ def findings(report: Report, made_with: str, horizon: int | None) -> tuple[str, 
             "into another."
         )
     if report.matches and report.wrong_rewards:
-        out.append(_reward_finding(report))
+        best = min(report.trials, key=report.trials.__getitem__, default="")
+        gives = f"; {best} gives them" if report.trials.get(best, 1) <= MATCH else ""
+        out.append(
+            f"{_count(report.wrong_rewards, 'replayed row')} with a reward that {report.env_id} "
+            f"would not give{gives}."
+        )
     if report.matches and report.wrong_terminals:
         out.append(
             f"{_count(report.wrong_terminals, 'replayed row')} with another terminal flag than "
@@ -165,30 +166,15 @@ def findings(report: Report, made_with: str, horizon: int | None) -> tuple[str, 
         )
     if report.duplicates:
         out.append(f"{_count(report.duplicates, 'row')} equal to an earlier row.")
-    for what, dead in (
-        ("observation", report.dead_observations),
-        ("action", report.dead_actions),
-    ):
+    for what, dead in (("observation", report.dead_observations), ("action", report.dead_actions)):
         if dead:
-            listed = ", ".join(str(i) for i in dead)
-            out.append(f"{what} dimensions that never change: {listed}.")
+            out.append(f"{what} dimensions that never change: {', '.join(map(str, dead))}.")
     if report.long_episodes:
         out.append(
             f"{_count(report.long_episodes, 'episode')} longer than the {horizon} "
             f"steps of {report.env_id}."
         )
     return tuple(out)
-
-
-def _reward_finding(report: Report) -> str:
-    text = (
-        f"{_count(report.wrong_rewards, 'replayed row')} with a reward that {report.env_id} "
-        "would not give"
-    )
-    best = min(report.trials, key=lambda label: report.trials[label], default="")
-    if best and report.trials[best] <= MATCH:
-        return f"{text}; {best} gives them."
-    return f"{text}."
 
 
 def _percent(share: float) -> str:
@@ -205,9 +191,8 @@ def table(report: Report) -> RenderableType:
         f"{report.path}\nagainst {report.env_id}: {report.rows:,} rows, {report.replayed:,} steps "
         f"replayed, states from {report.state_from}"
     ]
-    errors = Table()
-    for column in ("error", "median", "95 %", "99 %", "max"):
-        errors.add_column(column, justify="left" if column == "error" else "right")
+    quantiles = ("median", "95 %", "99 %", "max")
+    errors = Table("error", *(Column(label, justify="right") for label in quantiles))
     for label, values in (
         ("one step (std)", report.step_error),
         ("  of which float32 rounding", report.floor),
@@ -215,7 +200,7 @@ def table(report: Report) -> RenderableType:
         ("reward", report.reward_error),
     ):
         if values is not None:
-            errors.add_row(label, *(f"{x:.1e}" for x in dataclasses.astuple(values)))
+            errors.add_row(label, *(f"{x:.1e}" for x in values))
     if errors.row_count:
         parts.append(errors)
     if report.trials:

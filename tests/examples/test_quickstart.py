@@ -1,4 +1,4 @@
-"""examples/quickstart.py and the README's Python lines, at tiny size."""
+"""examples/quickstart.py at tiny size; the names and links of the README exist."""
 
 import re
 import runpy
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import stratdiff
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_quickstart(tmp_path, data_file, tiny_options, capsys):

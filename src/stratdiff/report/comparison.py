@@ -1,0 +1,140 @@
+"""What can be compared: variants with their plain base, over tasks, and along one option."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from stratdiff.report.runs import Run, Runs, by_task, clean, differing, options, title
+from stratdiff.report.statistics import Estimate, bootstrap, improvement, iqm, mean
+
+# Options that say how a run is watched, not what it does.
+_BOOKKEEPING = {"log_interval", "eval_interval", "offline_eval_interval", "eval_episodes"}
+_BOOKKEEPING |= {"checkpoint_seconds", "save_policies"}
+
+
+def reference(run: Run, runs: Runs) -> Run | None:
+    """The plain base that a run is compared with: of several, the one of the nearest config."""
+    if run.is_plain:
+        return None
+    plain = [r for r in runs if r.is_plain and (r.task, r.base) == (run.task, run.base)]
+    return min(plain, key=lambda r: len(differing(run, r)), default=None)
+
+
+def paired_difference(run: Run, other: Run, values: str = "after") -> Float[np.ndarray, " seeds"]:
+    """run minus other, for each seed that both have: they share its pre-training."""
+    own, plain = (dict(zip(r.seeds, getattr(r, values), strict=True)) for r in (run, other))
+    return np.array([own[seed] - plain[seed] for seed in run.seeds if seed in plain], float)
+
+
+def over_base(run: Run, runs: Runs) -> Estimate:
+    """Score after, over that of the plain base, paired by seed."""
+    other = reference(run, runs)
+    return Estimate() if other is None else bootstrap(mean, [paired_difference(run, other)])
+
+
+class Block(NamedTuple):
+    """Variants of a base algorithm with the tasks that all of them have."""
+
+    base: str
+    tasks: tuple[str, ...]
+    variants: dict[str, list[Run]]
+    """Per variant a run for each task."""
+
+
+def blocks(runs: Runs) -> list[Block]:
+    """What can be averaged over tasks: for each set of tasks some variant has, all that have it.
+
+    Only tasks with normalised scores, unless there is just one.
+    """
+    out = []
+    for base in dict.fromkeys(run.base for run in runs):
+        own = [run for run in runs if run.base == base]
+        alone = len({run.task for run in own}) == 1
+        have: dict[str, dict[str, Run]] = {}
+        for run in own:
+            if alone or run.normalized:
+                have.setdefault(run.variant, {})[run.task] = run
+        sets = list(dict.fromkeys(tuple(by_task) for by_task in have.values()))
+        for tasks in sorted(sets, key=len, reverse=True):
+            variants = {
+                name: [by_task[t] for t in tasks]
+                for name, by_task in have.items()
+                if set(tasks) <= by_task.keys()
+            }
+            if len(variants) > 1 and (alone or len(tasks) > 1):
+                out.append(Block(base, tasks, variants))
+    return out
+
+
+class Aggregate(NamedTuple):
+    """A variant over the tasks of a block."""
+
+    variant: str
+    iqm: Estimate
+    mean: Estimate
+    over_base: Estimate
+    improvement: Estimate
+    regret: Estimate
+
+
+Found = Sequence[tuple[Block, Sequence[Aggregate]]]
+"""Blocks with their variants' aggregates."""
+
+
+def aggregates(block: Block, runs: Runs) -> list[Aggregate]:
+    """Each variant of the block; over the plain base only where every task has one."""
+    out = []
+    for name, own in block.variants.items():
+        pairs = [(run, other) for run in own if (other := reference(run, runs))]
+        if len(pairs) < len(own):
+            pairs = []  # nothing to estimate
+        after = [run.after for run in own]
+        over = bootstrap(mean, [paired_difference(*pair) for pair in pairs])
+        better = bootstrap(improvement, [r.after for pair in pairs for r in pair])
+        regret = bootstrap(mean, [run.regret for run in own])
+        scores = bootstrap(iqm, after), bootstrap(mean, after)
+        out.append(Aggregate(name, *scores, over, better, regret))
+    return out
+
+
+class Sweep(NamedTuple):
+    """Runs of a task that differ in one numeric option alone, by its value."""
+
+    base: str
+    task: str
+    option: str
+    points: list[tuple[float, Run]]
+
+
+def sweeps(runs: Runs) -> list[Sweep]:
+    """All sets of two runs or more that differ in one number."""
+    out = []
+    for (base, task), group in by_task(runs).items():
+        alike: dict[tuple[str, str], list[tuple[float, Run]]] = {}
+        for run in group:
+            table = {k: v for k, v in options(run.config).items() if k not in _BOOKKEEPING}
+            for name in (k for k, v in table.items() if type(v) in (int, float)):
+                rest = repr(sorted((k, v) for k, v in table.items() if k != name))
+                alike.setdefault((name, rest), []).append((float(table[name]), run))
+        for (name, _), points in sorted(alike.items(), key=lambda item: item[0][0]):
+            if len({value for value, _ in points}) > 1:
+                out.append(Sweep(base, task, name, sorted(points, key=lambda p: p[0])))
+    return out
+
+
+def notes(runs: Runs) -> list[str]:
+    """What makes runs of a task less comparable than they look."""
+    out = []
+    for (base, task), group in by_task(runs).items():
+        for what, values in (
+            ("data set fingerprints", {r.about["dataset"].get("fingerprint") for r in group}),
+            ("online steps", {r.config.get("online_steps") for r in group}),
+            ("episodes per evaluation", {r.config.get("eval_episodes") for r in group}),
+            ("seeds", {r.seeds for r in group}),
+        ):
+            if len(values) > 1:
+                said = ", ".join(sorted(clean(str(v)) for v in values))
+                out.append(f"{title(base)} on {task}: the runs differ in {what} ({said}).")
+    return out

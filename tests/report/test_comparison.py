@@ -1,0 +1,113 @@
+"""References, paired differences, blocks of tasks, sweeps and notes."""
+
+import numpy as np
+import pytest
+from synthetic import write_run
+
+from stratdiff.report import comparison, results
+from stratdiff.report.statistics import bootstrap, iqm, mean
+
+OTHER = "stratdiff/hopper-medium-v2"
+
+
+def read(*paths):
+    return results.read([str(p) for p in paths])
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    write_run(tmp_path / "plain", score="none", seeds=(0, 1, 2), start=10)
+    write_run(tmp_path / "stratdiff", seeds=(2, 1, 5), start=30)
+    base, run = read(tmp_path)[0]
+    assert comparison.reference(run, [base, run]) is base
+    assert comparison.reference(base, [base, run]) is None
+    found = comparison.paired_difference(run, base)
+    np.testing.assert_allclose(found, [run.after[0] - base.after[2], run.after[1] - base.after[1]])
+    # They share their start, so nothing but the 20 points is between the seeds' starts.
+    np.testing.assert_allclose(comparison.paired_difference(run, base, "before"), 20, atol=1e-3)
+
+
+def test_the_reference_is_of_the_same_base_and_task(tmp_path):
+    for base in ("iql", "calql"):
+        write_run(tmp_path / base / "plain", base=base, score="none")
+        write_run(tmp_path / base / "stratdiff", base=base)
+    write_run(tmp_path / "utd" / "plain utd", score="none", utd=4)
+    write_run(tmp_path / "utd" / "stratdiff utd", utd=4)
+    write_run(tmp_path / "sac", base="sac", score="none")
+    write_run(tmp_path / "alone", task=OTHER)
+    runs, _ = read(tmp_path)
+    found = {(r.base, r.variant): comparison.reference(r, runs) for r in runs}
+    assert found["calql", "stratdiff"].base == "calql"
+    assert found["iql", "stratdiff"].variant == "plain"
+    assert found["iql", "stratdiff utd"].variant == "plain utd"
+    assert found["sac", "sac"] is None and found["iql", "alone"] is None
+
+
+def test_averages_are_over_tasks_that_all_variants_have(tmp_path):
+    tasks = ["stratdiff/a", "stratdiff/b", "stratdiff/c"]
+    for task in tasks:
+        write_run(tmp_path / task / "plain", score="none", task=task)
+        write_run(tmp_path / task / "stratdiff", task=task)
+    for task in tasks[:2]:
+        write_run(tmp_path / task / "random", score="random", task=task)
+    write_run(tmp_path / "odd" / "plain", score="none", task="d", normalized=False)
+    write_run(tmp_path / "a" / "once", task=tasks[0], rho=0.1)
+    found = [(b.tasks, [*b.variants]) for b in comparison.blocks(read(tmp_path)[0])]
+    assert found == [
+        (("a", "b", "c"), ["plain", "stratdiff"]),
+        (("a", "b"), ["plain", "random", "stratdiff"]),
+    ]
+
+
+def test_sweeps_are_found(tmp_path):
+    for rho in (0.9, 0.1):
+        write_run(tmp_path / f"rho {rho}", rho=rho)
+    write_run(tmp_path / "stratdiff", rho=0.5)
+    write_run(tmp_path / "w", guidance_scale=1.0)
+    write_run(tmp_path / "m", behaviour={"support_actions": 16})
+    write_run(tmp_path / "both", rho=0.2, guidance_scale=9.0)
+    write_run(tmp_path / "random", score="random")
+    write_run(tmp_path / "seldom", eval_interval=5000)
+    write_run(tmp_path / "elsewhere", task=OTHER, rho=0.2)
+    found = {s.option: [x for x, _ in s.points] for s in comparison.sweeps(read(tmp_path)[0])}
+    assert found == {
+        "rho": [0.1, 0.5, 0.5, 0.9],
+        "guidance_scale": [1.0, 3.0, 3.0],
+        "behaviour.support_actions": [8, 8, 16],
+    }
+
+
+def test_notes_name_what_differs(tmp_path):
+    write_run(tmp_path / "a", seeds=(0,))
+    write_run(tmp_path / "b", seeds=(0,), online_steps=20_000, log_interval=1000)
+    (note,) = comparison.notes(read(tmp_path)[0])
+    assert note.startswith("IQL on halfcheetah-medium-replay: the runs differ in online steps")
+
+
+def test_aggregates_are_the_statistics_of_the_runs(tmp_path):
+    for i, task in enumerate(("a", "b")):
+        same = {"task": task, "start": 30.0 + 20 * i}
+        write_run(tmp_path / task / "plain", score="none", **same)
+        write_run(tmp_path / task / "guided", gain=25, **same)
+    runs, _ = read(tmp_path)
+    (block,) = comparison.blocks(runs)
+    plain, guided = comparison.aggregates(block, runs)
+    own, others = ([r for r in runs if r.variant == name] for name in ("guided", "plain"))
+    after = [r.after for r in own]
+    assert (guided.iqm, guided.mean) == (bootstrap(iqm, after), bootstrap(mean, after))
+    over = [a.after - b.after for a, b in zip(own, others, strict=True)]
+    assert guided.over_base == bootstrap(mean, over)
+    assert comparison.over_base(own[0], runs) == bootstrap(mean, over[:1])
+    wins = [np.mean(a.after[:, None] > b.after) for a, b in zip(own, others, strict=True)]
+    assert guided.improvement.value == pytest.approx(np.mean(wins))
+    assert not plain.over_base.has_value and not plain.improvement.has_value
+
+
+def test_no_aggregate_over_the_base_where_a_task_has_none(tmp_path):
+    for task in ("a", "b"):
+        write_run(tmp_path / task / "guided", task=task)
+        write_run(tmp_path / task / "random", task=task, score="random")
+    write_run(tmp_path / "a" / "plain", task="a", score="none")
+    runs, _ = read(tmp_path)
+    (block,) = [b for b in comparison.blocks(runs) if len(b.tasks) == 2]
+    for a in comparison.aggregates(block, runs):
+        assert a.mean.has_value and not a.over_base.has_value and not a.improvement.has_value

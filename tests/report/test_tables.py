@@ -1,0 +1,40 @@
+"""What the tables say, and their CSV and Markdown forms."""
+
+from synthetic import write_run
+
+from stratdiff.report import results, tables
+from stratdiff.report.statistics import Estimate
+from stratdiff.report.tables import Table
+
+
+def test_cells():
+    table = Table(
+        "t", ["a", "b", "c"],
+        [["x|y", 1200, Estimate(1.26, 1.0, 2.0)], ["", 3, Estimate()]], [0, 0, 1],
+    )  # fmt: skip
+    assert table.markdown() == (
+        "| a | b | c |\n| --- | ---: | ---: |\n| x\\|y | 1,200 | 1.3 [1.0, 2.0] |\n| — | 3 | — |\n"
+    )
+    assert table.csv() == "a,b,c,c low,c high\nx|y,1200,1.26,1,2\n,3,,,\n"
+
+
+def test_a_new_phase_has_a_column_in_its_place(tmp_path):
+    write_run(tmp_path / "plain", score="none")
+    write_run(tmp_path / "longer", extra_phases=("density",))
+    write_run(tmp_path / "guided")
+    table = tables.cost(results.read([str(tmp_path)])[0])
+    assert list(table.columns[6:]) == [
+        f"{p} min" for p in ("base", "behaviour", "support", "energy", "density", "online", "total")
+    ]
+    rows = {row[2]: text[6:] for row, text in zip(table.rows, table.texts(), strict=True)}
+    assert rows["plain"] == ["2.5", "—", "—", "—", "—", "2.2", "4.7"]
+    assert rows["longer"] == ["2.5", "0.3", "0.3", "0.1", "1.0", "2.2", "6.4"]
+    assert rows["guided"] == ["2.5", "0.3", "0.3", "0.1", "—", "2.2", "5.4"]
+
+
+def test_scores_are_called_by_their_titles(tmp_path):
+    for score in ("none", "support", "mine.scores:Novelty"):
+        write_run(tmp_path / score.replace(":", " "), score=score, base="mine:TD3BC")
+    table = tables.configurations(results.read([str(tmp_path)])[0])
+    said = [(row[1], row[table.columns.index("score")]) for row in table.rows]
+    assert said == [("TD3BC", "plain"), ("TD3BC", "Novelty"), ("TD3BC", "support")]
