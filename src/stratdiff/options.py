@@ -103,8 +103,8 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if isinstance(kind, type) and type(value) is not kind:
-        words = {int: "whole number", float: "number", bool: "true or false", str: "text"}
-        raise UserError(f"{flag} is {value!r}; it must be a {words.get(kind, kind.__name__)}.")
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        raise UserError(f"{flag} is {value!r}; it must be {words.get(kind, kind.__name__)}.")
     return value
 
 
