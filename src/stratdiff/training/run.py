@@ -28,7 +28,7 @@ from stratdiff.sinks.progress import Reporter
 from stratdiff.tasks import physics_note
 from stratdiff.training import pretrain
 from stratdiff.training.checkpoint import Checkpoints, Position
-from stratdiff.training.environments import Given, find_environments
+from stratdiff.training.environments import Given, check_enough, find_environments
 from stratdiff.training.evaluate import Evaluator
 from stratdiff.training.setup import check_data, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases
@@ -87,6 +87,7 @@ class Run:
         if dataset is None:
             dataset = load_dataset(config.dataset, self._env_of(config), self._show_data)
             self.reporter.end()
+        check_enough(env, len(config.seeds) * config.eval_episodes)
         env_id = OUTSIDE if env is not None else config.env or dataset.env_id or ""
         self.config = dataclasses.replace(config, env=env_id)
         self.environments = find_environments(env_id, config.dataset, dataset, env)
@@ -110,6 +111,7 @@ class Run:
                 shared, self.config, self.phases, dataset.fingerprint, versions()
             )
         self.stored: PyTree = ()
+        self._sinks: list[type[Sink]] = [MetricsLog, *map(SINKS.find, config.track), Curves]
         self._open()
 
     @staticmethod
@@ -132,8 +134,7 @@ class Run:
             resumed = self._restore()
             table = self.config.to_table()
             self.sinks: list[Sink] = []
-            kinds: list[type[Sink]] = [MetricsLog, *map(SINKS.find, self.config.track), Curves]
-            for kind in kinds:
+            for kind in self._sinks:
                 sink = kind(self.directory, table)
                 opened.callback(sink.close)
                 sink.rewind(self.position.log_points, self.position.total_steps)
@@ -321,7 +322,13 @@ class Run:
 
     def _log(self, point: LogPoint, metrics: dict[str, np.ndarray]) -> None:
         for sink in self.sinks:
-            sink.log(point, metrics)
+            try:
+                sink.log(point, metrics)
+            except OSError as error:
+                raise UserError(
+                    f"{type(sink).__name__} could not write a log point ({error}); mend that and "
+                    f"resume {str(self.directory)!r}."
+                ) from error
         self.position.log_points += 1
 
     def _log_now(self, metrics: dict[str, np.ndarray]) -> None:
