@@ -9,13 +9,13 @@ import time
 
 import conftest
 import pytest
-
-import stratdiff
 from stratdiff.compare import compare, read_spec
-from stratdiff.data.lock import alone
-from stratdiff.errors import UserError
 from stratdiff.train.pretrained import Pretrained
 from stratdiff.train.track import Reporter, read_metrics
+
+import stratdiff
+from stratdiff.data.lock import alone
+from stratdiff.errors import UserError
 
 SPEC = """
 preset = "demo"
