@@ -14,8 +14,8 @@ from stratdiff.train.pretrained import Pretrained
 from stratdiff.train.track import Reporter, read_metrics
 
 import stratdiff
-from stratdiff.data.lock import alone
 from stratdiff.errors import UserError
+from stratdiff.files import lock_directory
 
 SPEC = """
 preset = "demo"
@@ -200,12 +200,12 @@ def test_a_compare_that_is_terminated_leaves_no_run_behind(spec, tmp_path):
     limit = time.monotonic() + 120
     while not (run / "checkpoints").is_dir() and time.monotonic() < limit:
         time.sleep(0.1)
-    with pytest.raises(UserError, match="another process"), alone(run):
+    with pytest.raises(UserError, match="another process"), lock_directory(run):
         pass
     process.terminate()
     assert process.wait(30) == 143
     time.sleep(1)
-    with alone(run):  # nobody trains there any more
+    with lock_directory(run):  # nobody trains there any more
         pass
 
 

@@ -11,8 +11,8 @@ import runs
 import stratdiff
 from stratdiff.config import make_config
 from stratdiff.data import hdf5
-from stratdiff.data.lock import alone
 from stratdiff.errors import TrainingDiverged, UserError
+from stratdiff.files import lock_directory
 from stratdiff.sinks.jsonl import read_metrics
 
 
@@ -137,7 +137,7 @@ def test_fine_tuning_beats_the_pre_trained_policy(base, data_file, tmp_path):
 
 
 def test_two_processes_do_not_train_one_run(small_run):
-    with alone(small_run.directory), pytest.raises(UserError, match="another process"):
+    with lock_directory(small_run.directory), pytest.raises(UserError, match="another process"):
         stratdiff.resume(small_run.directory, reporter=runs.QUIET)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +15,9 @@ from jaxtyping import PyTree
 from stratdiff.config import OUTSIDE, Config, difference, read_config
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.device import to_device
-from stratdiff.data.lock import alone
 from stratdiff.data.sources import load_dataset
 from stratdiff.errors import TrainingDiverged, UserError
+from stratdiff.files import lock_directory, replacing, write_text
 from stratdiff.phases import Phase, StorePhase
 from stratdiff.policy import Policy
 from stratdiff.sinks.base import SINKS, LogPoint, Sink
@@ -33,7 +32,7 @@ from stratdiff.training.evaluate import Evaluator
 from stratdiff.training.setup import check_data, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases
 from stratdiff.training.state import Accumulator
-from stratdiff.training.summary import summarize, versions, write_text
+from stratdiff.training.summary import summarize, versions
 
 T = TypeVar("T", bound="Run")
 
@@ -126,7 +125,7 @@ class Run:
         """Take the directory, and the last checkpoint where there is one."""
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as opened:
-            opened.enter_context(alone(self.directory))
+            opened.enter_context(lock_directory(self.directory))
             self._check_config(self.directory / "config.json")
             self.state = self.setup.init(self.config.seeds)
             self.checkpoints = Checkpoints(self.directory / "checkpoints")
@@ -292,10 +291,8 @@ class Run:
             # Beside the checkpoints, not in them: it never changes, and could be computed again.
             folder.mkdir(exist_ok=True)
             for name, leaf in zip(names, jax.tree.leaves(self.stored), strict=True):
-                partial = folder / f"{name}.partial"
-                with partial.open("wb") as file:
+                with replacing(folder / name) as partial, partial.open("wb") as file:
                     np.save(file, np.asarray(leaf), allow_pickle=False)
-                os.replace(partial, folder / name)
             self._tick()
 
     def finish(self) -> Result:
