@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from stratdiff.config import OUTSIDE, Config, difference, read_config
+from stratdiff.data import sources
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.device import to_device
-from stratdiff.data.sources import load_dataset
 from stratdiff.errors import TrainingDiverged, UserError
 from stratdiff.files import lock_directory, replacing, write_text
 from stratdiff.phases import Phase, StorePhase
@@ -84,7 +84,7 @@ class Run:
         self.reporter = reporter or Reporter()
         self.directory = Path(directory)
         if dataset is None:
-            dataset = load_dataset(config.dataset, self._env_of(config), self._show_data)
+            dataset = sources.load(config.dataset, self._env_of(config), self._show_data)
             self.reporter.end()
         check_enough(env, len(config.seeds) * config.eval_episodes)
         env_id = OUTSIDE if env is not None else config.env or dataset.env_id or ""
