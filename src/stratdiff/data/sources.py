@@ -166,7 +166,8 @@ def load_dataset(name: str, env: str = "", progress: Progress | None = None) -> 
 
     `stratdiff/...` sets are made on first use; `d4rl/...` and `minari/...` ones are downloaded
     where they are not on this machine. `my_package:MySource/...` is a set of your own source (see
-    `Source`), whose module is imported because it is named here. `env` is needed for a file without `timeouts` that does not name its environment.
+    `Source`), whose module is imported because it is named here. `env` is needed for a file without
+    `timeouts` that does not name its environment.
 
     Raises:
         UserError: nothing of that name, or the data cannot be had or not be trained on.
