@@ -12,7 +12,6 @@ from stratdiff.agents.calql import CalQLConfig
 from stratdiff.agents.iql import IQLConfig
 from stratdiff.agents.sac import SACConfig
 from stratdiff.config import (
-    Config,
     RunOptions,
     config_of,
     difference,
