@@ -15,9 +15,9 @@ import runs
 
 import stratdiff
 from stratdiff import experiments, registry
-from stratdiff.files import lock_directory
 from stratdiff.errors import UserError
 from stratdiff.experiments import compare, read_spec
+from stratdiff.files import lock_directory
 from stratdiff.splits import RatioOptions
 
 SPEC = """
