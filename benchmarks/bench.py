@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import loop, memory
 from benchmarks.worker import Timing, Worker, ratio, take_turns
-from stratdiff.train.run import write_text
+from stratdiff.training.summary import write_text
 
 RESULTS = Path(__file__).parent / "results"
 Record = dict[str, Any]
@@ -110,13 +110,13 @@ def updates(small: bool) -> tuple[Record, str]:
 def online_loop(small: bool) -> tuple[Record, str]:
     """The online loop of real runs in HalfCheetah-v4."""
     plans: list[tuple[str, int, Record]] = [
-        ("iql base, UTD 1", 1500, {"base": "iql", "method": "base"}),
-        ("iql base, UTD 10", 300, {"base": "iql", "method": "base", "utd": 10}),
-        ("iql support, UTD 1", 500, {"base": "iql", "alignment": "support"}),
-        ("iql support, UTD 10", 80, {"base": "iql", "alignment": "support", "utd": 10}),
-        ("iql guided, UTD 1", 80, {"base": "iql", "alignment": "guided"}),
-        ("calql base, UTD 1", 200, {"base": "calql", "method": "base"}),
-        ("calql support, UTD 1", 200, {"base": "calql", "alignment": "support"}),
+        ("iql base, UTD 1", 1500, {"base": "iql", "score": "none"}),
+        ("iql base, UTD 10", 300, {"base": "iql", "score": "none", "utd": 10}),
+        ("iql support, UTD 1", 500, {"base": "iql", "score": "support"}),
+        ("iql support, UTD 10", 80, {"base": "iql", "score": "support", "utd": 10}),
+        ("iql guided, UTD 1", 80, {"base": "iql", "score": "guided"}),
+        ("calql base, UTD 1", 200, {"base": "calql", "score": "none"}),
+        ("calql support, UTD 1", 200, {"base": "calql", "score": "support"}),
     ]
     found = {name: loop.measure(20 if small else n, **o) for name, n, o in plans}
     with Worker("benchmarks.ours") as ours:

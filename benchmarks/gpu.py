@@ -35,11 +35,13 @@ import numpy as np
 import stratdiff
 from benchmarks import ours
 from benchmarks.bench import markdown
-from stratdiff.tasks import find_task
-from stratdiff.train import offline
-from stratdiff.train.evaluate import Evaluator
-from stratdiff.train.run import versions, write_text
-from stratdiff.train.track import Reporter, read_metrics
+from stratdiff.sinks.jsonl import NAME, read_metrics
+from stratdiff.sinks.progress import Reporter
+from stratdiff.tasks import find_task, make_env
+from stratdiff.training import pretrain
+from stratdiff.training.environments import Environments
+from stratdiff.training.evaluate import Evaluator
+from stratdiff.training.summary import versions, write_text
 
 Record = dict[str, Any]
 Builder = Callable[[], ours.Run]
@@ -268,15 +270,15 @@ def _base(name: str) -> Record:
 
 def support_rows(**options: Any) -> ours.Run:
     """Drawing the support actions of D_off."""
-    s = ours.Setup(**options)
+    t = ours.Training(**options)
     first = jnp.zeros((), jnp.int32)
 
     def run(n: int) -> None:
         for _ in range(n):
-            s.support = offline.fill_support(s.learner, s.state, s.data, s.support, first)
-        s.support.block_until_ready()
+            t.stored = pretrain.store_rows(t.setup, "support", t.state, t.data, t.stored, first)
+        t.stored.block_until_ready()
 
-    run.units = offline.SUPPORT_ROWS  # type: ignore[attr-defined]
+    run.units = pretrain.STORE_ROWS  # type: ignore[attr-defined]
     return run
 
 
@@ -336,9 +338,13 @@ def loop(sizes: Sizes) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "run"
         result = stratdiff.train(config, directory, data, Reporter(quiet=True))
-        points = [r for r in read_metrics(directory / "metrics.jsonl") if r["phase"] == "online"]
+        points = [r for r in read_metrics(directory / NAME) if r["phase"] == "online"]
     peak = memory()
-    evaluator = Evaluator(find_task(ours.ENV), config.seeds, sizes.eval_episodes)
+    # Made beforehand, so that making them is not timed.
+    made = [make_env(ours.ENV) for _ in range(sizes.eval_episodes)]
+    evaluator = Evaluator(
+        Environments(find_task(ours.ENV), made.pop), config.seeds, sizes.eval_episodes
+    )
     start = time.perf_counter()
     evaluator(result.policy)
     evaluation = time.perf_counter() - start
@@ -484,9 +490,9 @@ def whole_run(sections: Record) -> Record:
     offline_, loop_ = sections["offline"]["cases"], sections["loop"]["cases"]
     work = {
         "base": ("calql offline", config.offline_steps),
-        "behaviour": ("behaviour step", config.behaviour_steps),
+        "behaviour": ("behaviour step", config.scoring.behaviour_steps),
         "support": ("support rows", DATA_ROWS),
-        "energy": ("energy step", config.energy_steps),
+        "energy": ("energy step", config.scoring.energy_steps),
     }
     missing = [name for name, _ in work.values() if speed(offline_, name) is None]
     if missing or "steps_per_second" not in loop_.get("calql stratdiff", {}):

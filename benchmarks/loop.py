@@ -1,6 +1,6 @@
 """The whole online loop, measured in a real run: steps a second and where their time goes.
 
-python -m benchmarks.loop '{"base": "iql", "method": "base"}' 1500
+python -m benchmarks.loop '{"base": "iql", "score": "none"}' 1500
 """
 
 import json
@@ -24,7 +24,7 @@ def run(steps: int, **options: Any) -> dict[str, Any]:
     """As `measure`, in this process."""
     import stratdiff
     from benchmarks.ours import made_up
-    from stratdiff.train.track import Reporter
+    from stratdiff.sinks.progress import Reporter
 
     config = stratdiff.make_config(
         "paper",

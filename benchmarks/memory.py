@@ -36,11 +36,11 @@ def write(path: Path, rows: int) -> None:
 def train(path: str, out: str) -> dict[str, float]:
     """Train plain IQL for a few hundred updates; the peak memory of this process, in bytes."""
     import stratdiff
-    from stratdiff.train.track import Reporter
+    from stratdiff.sinks.progress import Reporter
 
     config = stratdiff.make_config(
         dataset=path,
-        method="base",
+        score="none",
         offline_steps=300,
         online_steps=10,
         eval_episodes=1,

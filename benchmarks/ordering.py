@@ -1,10 +1,10 @@
 """How well does each alignment score order a batch? `python -m benchmarks.ordering [--small]`.
 
 Trains IQL, a behaviour model and an energy model on `stratdiff/halfcheetah-medium-replay` with the
-package's own functions. A batch is then half transitions of that set (what the ladder's snapshots
-up to "medium" did), half "online" ones: real transitions of the ladder's last snapshot, which the
-set has not seen, acting in the environment. Every score of the batch is compared with references
-that are too slow to train with, at guidance scales w = 3 and w = 0.
+package's own functions. One half of a batch is transitions of that set, which the snapshots up to
+"medium" collected; the other half is "online" transitions that the last snapshot, which is not in
+the set, collects in the environment. Every score of the batch is compared with references that are
+too slow to train with, at guidance scales w = 3 and w = 0.
 """
 
 import argparse
@@ -24,18 +24,23 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import rankdata, spearmanr
 
-from stratdiff import stratify
+from stratdiff.algorithm import State, StratDiff
 from stratdiff.config import make_config
 from stratdiff.data import hdf5
 from stratdiff.data.dataset import Dataset
+from stratdiff.data.device import DeviceData, to_device
 from stratdiff.data.made import recipes, store
+from stratdiff.diffusion.behaviour import BehaviourModel
 from stratdiff.diffusion.sampler import TimeGrid, guided
-from stratdiff.diffusion.score import BehaviourModel
 from stratdiff.policy import Policy
+from stratdiff.scores.guided import guided_alignment
+from stratdiff.scores.support import support_alignment, support_std
+from stratdiff.splits import offline_like_count
 from stratdiff.tasks import find_task, make_env
-from stratdiff.train import offline
-from stratdiff.train.run import versions, write_text
-from stratdiff.train.state import DeviceData, Learner, TrainState, make_learner, to_device
+from stratdiff.training import pretrain
+from stratdiff.training.setup import make_setup, reward_scale
+from stratdiff.training.state import TrainState
+from stratdiff.training.summary import versions, write_text
 
 DATASET = "stratdiff/halfcheetah-medium-replay"
 SCALES = (3.0, 0.0)
@@ -84,7 +89,7 @@ class Sizes:
         (50, "lambda"),
         (50, "uniform"),
     )
-    """(steps, grid) of the guided scores that share their noise; the first is METHOD's default."""
+    """(steps, grid) of the guided scores that share their noise; the first is the default."""
     block: int = 8
     """States whose reference samples are drawn together: their layers' values stay in cache."""
 
@@ -129,13 +134,13 @@ def load(sizes: Sizes) -> Dataset:
     return hdf5.read(store.make(DATASET, size=sizes.rows), name=DATASET)
 
 
-def train(sizes: Sizes, data: Dataset, clock: Clock) -> tuple[Learner, TrainState, DeviceData]:
+def train(sizes: Sizes, data: Dataset, clock: Clock) -> tuple[StratDiff, State, DeviceData]:
     """IQL, behaviour model, energy model; the state of the one seed and the data."""
     config = make_config(
         "paper",
         dataset=DATASET,
         base="iql",
-        method="stratdiff",
+        score="guided",
         offline_steps=sizes.base_steps,
         behaviour_steps=sizes.behaviour_steps,
         energy_steps=sizes.energy_steps,
@@ -149,39 +154,35 @@ def train(sizes: Sizes, data: Dataset, clock: Clock) -> tuple[Learner, TrainStat
             "learning_rate": sizes.energy_rate,
         },
     )
-    learner = make_learner(config, find_task(config.env or str(data.env_id)), data)
-    whole, state = to_device(learner, data), learner.init(config.seeds)
+    task = find_task(str(data.env_id))
+    setup, units = make_setup(config, task, reward_scale(config, data))
+    discount = setup.algorithm.agent.discount
+    whole = to_device(data, units.scale, units.shift, discount, False)
 
     def phase(
-        step: offline.Step, state: TrainState, data: DeviceData, support: Any, length: int
+        name: str, state: TrainState, data: DeviceData, stored: Any, length: int
     ) -> TrainState:
         for first in range(0, length, sizes.chunk):
-            state, total = offline.run_steps(
-                step, learner, state, data, support, jnp.asarray(first), sizes.chunk
+            state, total = pretrain.run_steps(
+                setup, name, state, data, stored, jnp.asarray(first), sizes.chunk
             )
         means = {k: float(v[0] / total.count[0]) for k, v in total.sums.items()}
         print({k: round(v, 4) for k, v in means.items()}, flush=True)
+        clock.tick(name)
         return state
 
-    state = phase(offline.base_step, state, whole, None, sizes.base_steps)
-    clock.tick("base")
-    state = phase(offline.behaviour_step, state, whole, None, sizes.behaviour_steps)
-    clock.tick("behaviour")
+    state = phase("base", setup.init(config.seeds), whole, (), sizes.base_steps)
+    state = phase("behaviour", state, whole, (), sizes.behaviour_steps)
     pool = np.random.default_rng(1).permutation(len(data))[: sizes.pool]
     part = eqx.tree_at(lambda d: d.rows, whole, whole.rows[jnp.asarray(pool)])
-    shape = (1, len(pool), config.behaviour.support_actions, learner.behaviour.action_dim)
-    support = jnp.zeros(shape)
-    for first in range(0, len(pool), offline.SUPPORT_ROWS):
-        support = offline.fill_support(learner, state, part, support, jnp.asarray(first))
-    support.block_until_ready()
+    *_, (_, stored) = pretrain.store_all(setup, "support", state, part)
     clock.tick("support")
-    state = phase(offline.energy_step, state, part, support, sizes.energy_steps)
-    clock.tick("energy")
-    return learner, jax.tree.map(lambda x: x[0], state), whole
+    state = phase("energy", state, part, stored, sizes.energy_steps)
+    return setup.algorithm, jax.tree.map(lambda x: x[0], state.learned), whole
 
 
 def online_rows(episodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """States and actions of the ladder's last snapshot, acting at random as in the data."""
+    """States and stochastic actions of the last snapshot of HalfCheetah."""
     policy = Policy.load(recipes.SNAPSHOTS / "halfcheetah.safetensors")[-1:]
     env, rng = make_env("HalfCheetah-v4"), np.random.default_rng(2)
     states, actions = [], []
@@ -198,22 +199,21 @@ def online_rows(episodes: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(states), np.stack(actions)
 
 
-def model(learner: Learner, **options: Any) -> BehaviourModel:
+def model(algorithm: StratDiff, **options: Any) -> BehaviourModel:
     """The behaviour model with other sampling options."""
-    config = dataclasses.replace(learner.behaviour.config, **options)
-    return dataclasses.replace(learner.behaviour, config=config)
+    usual = algorithm.score.model
+    return dataclasses.replace(usual, config=dataclasses.replace(usual.config, **options))
 
 
 def draw(
-    behaviour: BehaviourModel, state: TrainState, obs: jax.Array, noise: jax.Array, scale: float
+    behaviour: BehaviourModel, state: State, obs: jax.Array, noise: jax.Array, scale: float
 ) -> jax.Array:
     """Guided actions from noise: one a state, or several with a middle axis of samples."""
-    assert state.behaviour is not None and state.energy is not None
     several = noise.ndim == 3
     states = obs[:, None] if several else obs
-    score = behaviour.score(state.behaviour.ema, states)
+    score = behaviour.score(state.score.behaviour.ema, states)
     if scale > 0:
-        net = behaviour.for_sampling(state.energy.net)
+        net = behaviour.for_sampling(state.score.energy.net)
         score = guided(score, lambda a, t: net(states, a, t), scale)
     return behaviour.sample(score, noise)
 
@@ -221,7 +221,7 @@ def draw(
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def draw_many(
     behaviour: BehaviourModel,
-    state: TrainState,
+    state: State,
     obs: jax.Array,
     key: jax.Array,
     action: jax.Array,
@@ -242,20 +242,25 @@ def draw_many(
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def guided_score(
     behaviour: BehaviourModel,
-    state: TrainState,
+    state: State,
     rows: tuple[jax.Array, jax.Array],
     noise: jax.Array,
     scale: float,
 ) -> jax.Array:
     """The `guided` alignment of one sample a state."""
     obs, action = rows
-    return stratify.guided_alignment(action, draw(behaviour, state, obs, noise, scale))
+    return guided_alignment(action, draw(behaviour, state, obs, noise, scale))
+
+
+def exact_q(algorithm: StratDiff, state: State, obs: jax.Array, actions: jax.Array) -> jax.Array:
+    """Q̄ of several actions of each state in float32, in reference reward units."""
+    return algorithm.agent.q(state.agent, obs[:, None], actions) / algorithm.q_divisor
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def support_score(
-    learner: Learner,
-    state: TrainState,
+    algorithm: StratDiff,
+    state: State,
     rows: tuple[jax.Array, jax.Array],
     support: jax.Array,
     options: tuple[float, bool],
@@ -263,42 +268,38 @@ def support_score(
     """(the `support` alignment, the weights); options: guidance scale, exact float32 Q."""
     obs, action = rows
     scale, exact = options
-    if exact:
-        q = learner.agent.q(state.agent, obs[:, None], support) / learner.reward.q_divisor
-    else:
-        q = learner.support_q(state.agent, obs, support)
-    weighted = scale * learner.config.energy.inverse_temperature * q
-    score = stratify.support_alignment(action, support, weighted)
+    q = exact_q(algorithm, state, obs, support) if exact else algorithm.view(state).q(obs, support)
+    weighted = scale * algorithm.score.config.inverse_temperature * q
+    score = support_alignment(action, support, weighted)
     return score, jax.nn.softmax(weighted)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def draw_support(
-    behaviour: BehaviourModel, state: TrainState, obs: jax.Array, key: jax.Array
+    behaviour: BehaviourModel, state: State, obs: jax.Array, key: jax.Array
 ) -> jax.Array:
     """Support actions, as many as the model's config says."""
-    assert state.behaviour is not None
-    return behaviour.support(state.behaviour, obs, jax.random.split(key, len(obs)))
+    return behaviour.support(state.score.behaviour, obs, jax.random.split(key, len(obs)))
 
 
 def score_batch(
-    learner: Learner,
-    state: TrainState,
+    algorithm: StratDiff,
+    state: State,
     rows: tuple[jax.Array, jax.Array],
     key: jax.Array,
     sizes: Sizes,
 ) -> tuple[dict[float, dict[str, np.ndarray]], dict[float, dict[str, float]]]:
-    """Of one batch, by guidance scale: every score, and numbers about how it was had."""
+    """Of one batch, by guidance scale: every score, and numbers about how it was computed."""
     obs, action = rows
     keys = jax.random.split(key, 6)
     noise, other = (jax.random.normal(k, action.shape) for k in keys[:2])
-    default = model(learner, precision="float32")
+    default = model(algorithm, precision="float32")
     reference = model(
-        learner, precision="float32", solver_steps=sizes.reference_steps, time_grid="lambda"
+        algorithm, precision="float32", solver_steps=sizes.reference_steps, time_grid="lambda"
     )
     support = {
         grid: draw_support(
-            model(learner, support_actions=max(SUPPORTS), time_grid=grid), state, obs, keys[2]
+            model(algorithm, support_actions=max(SUPPORTS), time_grid=grid), state, obs, keys[2]
         )
         for grid in ("uniform", "lambda")
     }
@@ -310,33 +311,33 @@ def score_batch(
         s: dict[str, Any] = {}
         for steps, grid in sizes.solvers:
             name = f"guided {steps} {grid}"
-            solver = model(learner, precision="float32", solver_steps=steps, time_grid=grid)
+            solver = model(algorithm, precision="float32", solver_steps=steps, time_grid=grid)
             s[name] = guided_score(solver, state, rows, noise, scale)
-        s[BFLOAT] = guided_score(model(learner, precision="bfloat16"), state, rows, noise, scale)
+        s[BFLOAT] = guided_score(model(algorithm, precision="bfloat16"), state, rows, noise, scale)
         s[OTHER_NOISE] = guided_score(default, state, rows, other, scale)
         for m in SUPPORTS:
             s[f"support {m}"], weights = support_score(
-                learner, state, rows, support["uniform"][:, :m], (scale, False)
+                algorithm, state, rows, support["uniform"][:, :m], (scale, False)
             )
             s[f"support {m} exact Q"], exact_weights = support_score(
-                learner, state, rows, support["uniform"][:, :m], (scale, True)
+                algorithm, state, rows, support["uniform"][:, :m], (scale, True)
             )
             s[f"support {m} lambda"], _ = support_score(
-                learner, state, rows, support["lambda"][:, :m], (scale, False)
+                algorithm, state, rows, support["lambda"][:, :m], (scale, False)
             )
-        s["kernel"], w = support_score(learner, state, rows, unguided, (scale, True))
+        s["kernel"], w = support_score(algorithm, state, rows, unguided, (scale, True))
         half = sizes.reference_samples // 2
         for i in range(2):
             s[f"kernel, half {i}"], _ = support_score(
-                learner, state, rows, unguided[:, i * half : (i + 1) * half], (scale, True)
+                algorithm, state, rows, unguided[:, i * half : (i + 1) * half], (scale, True)
             )
         many = (state, obs, keys[4], action, sizes.guided_samples, (scale, sizes.block))
         sampled = draw_many(reference, *many)
-        s["guided density"], _ = support_score(learner, state, rows, sampled, (0.0, True))
+        s["guided density"], _ = support_score(algorithm, state, rows, sampled, (0.0, True))
         each = jnp.broadcast_to(action[:, None], sampled.shape)
-        s["guided distance"] = stratify.guided_alignment(each, sampled).mean(-1)
-        q = learner.agent.q(state.agent, obs[:, None], unguided) / learner.reward.q_divisor
-        guided_q = learner.agent.q(state.agent, obs[:, None], sampled) / learner.reward.q_divisor
+        s["guided distance"] = guided_alignment(each, sampled).mean(-1)
+        q = exact_q(algorithm, state, obs, unguided)
+        guided_q = exact_q(algorithm, state, obs, sampled)
         numbers[scale] = {
             "largest difference of weights, bf16 Q": float(jnp.abs(weights - exact_weights).max()),
             "effective samples of the kernel reference": float((1 / jnp.square(w).sum(-1)).mean()),
@@ -350,10 +351,8 @@ def score_batch(
             "mean Q of guided samples - of unguided ones": float(
                 (guided_q.mean(-1) - q.mean(-1)).mean()
             ),
-            "kernel width of the kernel reference": float(stratify.support_std(unguided)),
-            "kernel width of a support of 16": float(
-                stratify.support_std(support["uniform"][:, :16])
-            ),
+            "kernel width of the kernel reference": float(support_std(unguided)),
+            "kernel width of a support of 16": float(support_std(support["uniform"][:, :16])),
         }
         scores[scale] = {name: np.asarray(x) for name, x in s.items()}
     return scores, numbers
@@ -366,7 +365,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def same_side(a: np.ndarray, b: np.ndarray) -> float:
     """Fraction of rows that both scores put on the same side of the split at ρ = 0.5."""
-    k = stratify.offline_like_count(0.5, len(a))
+    k = offline_like_count(0.5, len(a))
     sides = [np.isin(np.arange(len(a)), np.argsort(x, kind="stable")[:k]) for x in (a, b)]
     return float((sides[0] == sides[1]).mean())
 
@@ -420,7 +419,7 @@ def study(sizes: Sizes, minutes: float) -> dict[str, Any]:
     clock, start = Clock(), time.monotonic()
     data = load(sizes)
     clock.tick("data")
-    learner, state, device = train(sizes, data, clock)
+    algorithm, state, device = train(sizes, data, clock)
     states, actions = online_rows(sizes.online_episodes)
     clock.tick("online rows")
     mean, std = data.normalizer()
@@ -436,7 +435,7 @@ def study(sizes: Sizes, minutes: float) -> dict[str, Any]:
         batch = device.take(jnp.asarray(off))
         obs = jnp.concatenate([batch.obs, jnp.asarray((states[on] - mean) / std)])
         action = jnp.concatenate([batch.action, jnp.asarray(actions[on])])
-        more = score_batch(learner, state, (obs, action), jax.random.key(100 + i), sizes)
+        more = score_batch(algorithm, state, (obs, action), jax.random.key(100 + i), sizes)
         scores.append(more[0])
         numbers.append(more[1])
         clock.tick(f"batch {i}")

@@ -12,10 +12,12 @@ import numpy as np
 from benchmarks import flop
 from stratdiff.config import Config, make_config
 from stratdiff.data import dataset as dataset_module
+from stratdiff.data.device import DeviceData, to_device
 from stratdiff.diffusion.sampler import guided
 from stratdiff.tasks import find_task
-from stratdiff.train import offline, online
-from stratdiff.train.state import DeviceData, Learner, TrainState, make_learner, to_device
+from stratdiff.training import online, pretrain
+from stratdiff.training.setup import make_setup, reward_scale
+from stratdiff.training.state import TrainState
 
 ROWS = 100_000
 ENV = "HalfCheetah-v4"
@@ -43,21 +45,22 @@ def config(**options: Any) -> Config:
     return make_config("paper", **({"env": ENV, "online_steps": 10_000} | options))
 
 
-class Setup:
-    """A learner with fresh weights, its data, and a replay buffer that is full."""
+class Training:
+    """The state of a run with fresh weights, its data, and a replay buffer that is full."""
 
     def __init__(self, rows: int = ROWS, **options: Any) -> None:
-        data = made_up(rows)
-        self.learner: Learner = make_learner(config(**options), find_task(ENV), data)
-        c = self.learner.config
-        self.data: DeviceData = to_device(self.learner, data)
-        self.state: TrainState = self.learner.init(c.seeds)
-        self.support = None
-        if c.needs_support:
-            m = c.behaviour.support_actions
-            shape = (len(c.seeds), len(data), m, ACT)
-            rng = np.random.default_rng(1)
-            self.support = jnp.asarray(2 * rng.random(shape, np.float32) - 1)
+        dataset, c = made_up(rows), config(**options)
+        self.setup, units = make_setup(c, find_task(ENV), reward_scale(c, dataset))
+        self.algorithm = self.setup.algorithm
+        discount = self.algorithm.agent.discount
+        self.data: DeviceData = to_device(dataset, units.scale, units.shift, discount, False)
+        self.state: TrainState = self.setup.init(c.seeds)
+        lead = len(c.seeds), len(self.data)
+        rng = np.random.default_rng(1)
+        self.stored = jax.tree.map(
+            lambda x: jnp.asarray(2 * rng.random((*lead, *x.shape), np.float32) - 1),
+            self.setup.stored_shapes(self.one.learned),
+        )
         rng = np.random.default_rng(2)
         replay = jax.tree.map(
             lambda x: jnp.asarray(rng.random(x.shape).astype(x.dtype)), self.state.replay
@@ -79,91 +82,87 @@ def _case(run: Run, units: int = 1, flop: dict[str, float] | None = None) -> Run
     return run
 
 
-def offline_case(step: offline.Step, chunk: int = 20, **options: Any) -> Run:
-    """Updates of an offline phase, `chunk` of them a dispatch, as a run has one a log interval."""
-    s = Setup(**options)
+def offline_case(phase: str, chunk: int = 20, **options: Any) -> Run:
+    """Updates of an offline phase, `chunk` of them in one dispatch, as a run dispatches them."""
+    t = Training(**options)
 
     def steps(state: TrainState, first: jax.Array) -> tuple[TrainState, Any]:
-        return offline.run_steps(step, s.learner, state, s.data, s.support, first, chunk)
+        return pretrain.run_steps(t.setup, phase, state, t.data, t.stored, first, chunk)
 
     def run(n: int) -> None:
         for i in range(n):
-            s.state, _ = steps(s.state, jnp.asarray(i * chunk))
-        jax.block_until_ready(s.state)
+            t.state, _ = steps(t.state, jnp.asarray(i * chunk))
+        jax.block_until_ready(t.state)
 
-    return _case(run, chunk, flop.count(steps, s.state, jnp.asarray(0)))
+    return _case(run, chunk, flop.count(steps, t.state, jnp.asarray(0)))
 
 
 def online_case(chunk: int = 10, **options: Any) -> Run:
-    """Online updates (sample, align, split, update) on a full replay buffer, without acting."""
-    s = Setup(**options)
+    """Online updates (sample, score, split, update) on a full replay buffer, without acting."""
+    t = Training(**options)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def updates(
-        state: TrainState, data: DeviceData, support: Any, first: jax.Array
+        state: TrainState, data: DeviceData, stored: Any, first: jax.Array
     ) -> tuple[TrainState, Any]:
         vmapped = jax.vmap(
-            lambda s_, actions, i: online.online_update(s.learner, s_, data, actions, i),
-            in_axes=(0, 0, None),
+            lambda s, kept, i: online.online_update(t.setup, s, data, kept, i), in_axes=(0, 0, None)
         )
         return jax.lax.scan(
-            lambda state, i: vmapped(state, support, i), state, first + jnp.arange(chunk)
+            lambda state, i: vmapped(state, stored, i), state, first + jnp.arange(chunk)
         )
 
     def run(n: int) -> None:
         for i in range(n):
-            s.state, _ = updates(s.state, s.data, s.support, jnp.asarray(i * chunk))
-        jax.block_until_ready(s.state)
+            t.state, _ = updates(t.state, t.data, t.stored, jnp.asarray(i * chunk))
+        jax.block_until_ready(t.state)
 
-    return _case(run, chunk, flop.count(updates, s.state, s.data, s.support, jnp.asarray(0)))
+    return _case(run, chunk, flop.count(updates, t.state, t.data, t.stored, jnp.asarray(0)))
 
 
 def guided_sampling_case(**options: Any) -> Run:
     """256 guided actions, one for each of 256 states."""
-    s = Setup(rows=2000, **options)
-    state, obs = s.one, jnp.zeros((256, OBS))
+    t = Training(rows=2000, **options)
+    models, obs = t.one.learned.score, jnp.zeros((256, OBS))
+    score: Any = t.algorithm.score
 
     @jax.jit
-    def sample(state: TrainState, key: jax.Array) -> jax.Array:
-        assert state.behaviour is not None and state.energy is not None
-        net = s.learner.behaviour.for_sampling(state.energy.net)
-        score = s.learner.behaviour.score(state.behaviour.ema, obs)
-        score = guided(score, lambda a, t: net(obs, a, t), s.learner.config.guidance_scale)
-        return s.learner.behaviour.sample(score, jax.random.normal(key, (len(obs), ACT)))
+    def sample(models: Any, key: jax.Array) -> jax.Array:
+        net = score.model.for_sampling(models.energy.net)
+        direction = score.model.score(models.behaviour.ema, obs)
+        direction = guided(direction, lambda a, t: net(obs, a, t), score.config.guidance_scale)
+        return score.model.sample(direction, jax.random.normal(key, (len(obs), ACT)))
 
-    def run(n: int) -> None:
-        for i in range(n):
-            sample(state, jax.random.key(i)).block_until_ready()
-
-    return _case(run, 1, flop.count(sample, state, jax.random.key(0)))
+    return _draws(sample, models)
 
 
 def support_case(**options: Any) -> Run:
     """The support actions of one new transition, as every environment step draws them."""
-    s = Setup(rows=2000, **options)
-    state, obs = s.one, jnp.zeros((1, OBS))
+    t = Training(rows=2000, **options)
+    obs = jnp.zeros((1, OBS))
+    draw = jax.jit(lambda models, key: t.algorithm.score.store(models, obs, key[None]))
+    return _draws(draw, t.one.learned.score)
 
-    @jax.jit
-    def draw(state: TrainState, key: jax.Array) -> jax.Array:
-        assert state.behaviour is not None
-        return s.learner.behaviour.support(state.behaviour, obs, key[None])
+
+def _draws(draw: Callable[[Any, jax.Array], jax.Array], models: Any) -> Run:
+    """One call of `draw(models, key)` at a time."""
 
     def run(n: int) -> None:
         for i in range(n):
-            draw(state, jax.random.key(i)).block_until_ready()
+            draw(models, jax.random.key(i)).block_until_ready()
 
-    return _case(run, 1, flop.count(draw, state, jax.random.key(0)))
+    return _case(run, 1, flop.count(draw, models, jax.random.key(0)))
 
 
 def act_case(**options: Any) -> Run:
     """One exploring action as a dispatch of its own (online it is part of the step's)."""
-    s = Setup(rows=2000, **options)
-    obs = np.zeros((1, OBS), np.float32)
+    t = Training(rows=2000, **options)
+    obs, step = np.zeros((1, OBS), np.float32), jnp.asarray(0)
 
     def run(n: int) -> None:
         for _ in range(n):
-            s.state = online.first_action(s.learner, s.state, obs)
-        jax.block_until_ready(s.state)
+            t.state = online.act_in(t.setup, t.state, obs, step)
+        jax.block_until_ready(t.state)
 
     return _case(run)
 
@@ -173,7 +172,7 @@ MATMUL_ROWS = 7680
 
 
 def matmul_case(dtype: str = "float32") -> Run:
-    """A matrix product of a Cal-QL update's size: what the machine can do."""
+    """A matrix product of a Cal-QL update's size: the rate that the machine reaches."""
     times = 10
     weight = jnp.eye(256, dtype=dtype)
 
@@ -196,18 +195,14 @@ def matmul_case(dtype: str = "float32") -> Run:
 
 CASES: dict[str, Callable[..., Run]] = {
     "matmul": matmul_case,
-    "iql offline": functools.partial(offline_case, offline.base_step, base="iql", method="base"),
-    "calql offline": functools.partial(
-        offline_case, offline.base_step, chunk=5, base="calql", method="base"
-    ),
-    "behaviour step": functools.partial(offline_case, offline.behaviour_step, chunk=5),
-    "energy step": functools.partial(offline_case, offline.energy_step, chunk=5),
+    "iql offline": functools.partial(offline_case, "base", base="iql", score="none"),
+    "calql offline": functools.partial(offline_case, "base", chunk=5, base="calql", score="none"),
+    "behaviour step": functools.partial(offline_case, "behaviour", chunk=5),
+    "energy step": functools.partial(offline_case, "energy", chunk=5),
     "guided sampling of 256": guided_sampling_case,
     "support of one transition": support_case,
-    "act": functools.partial(act_case, method="base"),
+    "act": functools.partial(act_case, score="none"),
 }
 for _base in ("iql", "calql"):
-    _online = functools.partial(online_case, base=_base)
-    CASES[f"{_base} online base"] = functools.partial(_online, method="base")
-    CASES[f"{_base} online guided"] = functools.partial(_online, alignment="guided")
-    CASES[f"{_base} online support"] = functools.partial(_online, alignment="support")
+    for _name, _score in (("base", "none"), ("guided", "guided"), ("support", "support")):
+        CASES[f"{_base} online {_name}"] = functools.partial(online_case, base=_base, score=_score)

@@ -20,15 +20,16 @@ import numpy as np
 
 from benchmarks import peers
 from benchmarks.bench import RESULTS, about
-from stratdiff.compare import read_spec
 from stratdiff.config import Config
 from stratdiff.data.sources import load_dataset
-from stratdiff.networks import MLP
-from stratdiff.tasks import find_task
-from stratdiff.train.evaluate import Evaluator
-from stratdiff.train.run import train, write_text
-from stratdiff.train.state import make_learner
-from stratdiff.train.track import read_metrics
+from stratdiff.experiments import read_spec
+from stratdiff.nn import MLP
+from stratdiff.sinks.jsonl import NAME, read_metrics
+from stratdiff.training.environments import find_environments
+from stratdiff.training.evaluate import Evaluator
+from stratdiff.training.loop import train
+from stratdiff.training.setup import make_setup, reward_scale
+from stratdiff.training.summary import write_text
 
 Curve = dict[int, list[float]]
 """Score of every seed after so many updates."""
@@ -69,12 +70,12 @@ def ours(config: Config) -> Curve:
     """The scores of a run of ours, all seeds together."""
     with tempfile.TemporaryDirectory() as folder:
         result = train(config, Path(folder) / "run")
-        records = read_metrics(result.directory / "metrics.jsonl")
+        records = read_metrics(result.directory / NAME)
     return {r["step"]: r["score"] for r in records if "score" in r}
 
 
 def ours_from_their_weights(config: Config) -> Curve:
-    """As `ours`, but all layers start as PyTorch's do, which d3rlpy leaves as they are."""
+    """As `ours`, but all layers start as PyTorch initialises them, which d3rlpy does not change."""
     usual = MLP.__init__
 
     def uniform(self: MLP, *sizes: Any, **options: Any) -> None:
@@ -97,48 +98,49 @@ def _theirs_one(config: Config, seed: int) -> dict[int, float]:
 
     d3rlpy.seed(seed)
     data = load_dataset(config.dataset)
-    task = find_task(data.env_id)
-    scale = make_learner(config, task, data).reward.scale
+    environments = find_environments(str(data.env_id), config.dataset, data, None)
+    task, options = environments.task, config.agent
+    _, units = make_setup(config, task, reward_scale(config, data))
     mean, std = data.normalizer()
     timeouts = data.ends & ~data.terminals
     timeouts[-1] |= not data.ends[-1]  # d3rlpy wants the last row to end an episode
     dataset = d3rlpy.dataset.MDPDataset(
         (data.observations - mean) / std,
         data.actions,
-        (data.rewards * scale).astype(np.float32),
+        (data.rewards * units.scale).astype(np.float32),
         data.terminals.astype(np.float32),
         timeouts=timeouts.astype(np.float32),
         action_space=d3rlpy.ActionSpace.CONTINUOUS,
     )
-    encoder = d3rlpy.models.VectorEncoderFactory(list(config.agent.actor_hidden), activation="relu")
+    encoder = d3rlpy.models.VectorEncoderFactory(list(options.actor_hidden), activation="relu")
     if config.base == "iql":
         decay = CosineAnnealingLRFactory(config.offline_steps)
         plan = dataclasses.replace(
             peers.iql_config(encoder),
-            actor_learning_rate=config.iql.learning_rate,
-            critic_learning_rate=config.iql.learning_rate,
+            actor_learning_rate=options.learning_rate,
+            critic_learning_rate=options.learning_rate,
             actor_optim_factory=AdamFactory(lr_scheduler_factory=decay),
         )
     else:
         plan = dataclasses.replace(
             peers.calql_config(encoder),
-            actor_learning_rate=config.calql.actor_learning_rate,
-            temp_learning_rate=config.calql.actor_learning_rate,
-            critic_learning_rate=config.calql.critic_learning_rate,
-            conservative_weight=config.calql.alpha,
-            n_action_samples=config.calql.sampled_actions,
+            actor_learning_rate=options.actor_learning_rate,
+            temp_learning_rate=options.actor_learning_rate,
+            critic_learning_rate=options.critic_learning_rate,
+            conservative_weight=options.alpha,
+            n_action_samples=options.sampled_actions,
         )
     algo = dataclasses.replace(plan, batch_size=config.batch_size).create(device="cpu")
     algo.build_with_dataset(dataset)
 
     class Greedy:
-        """What the evaluator asks of a policy."""
+        """The interface that the evaluator expects."""
 
         def mode(self, obs: np.ndarray) -> np.ndarray:
             states = ((obs - mean) / std).astype(np.float32)
             return algo.predict(states.reshape(-1, states.shape[-1])).reshape(*obs.shape[:2], -1)
 
-    evaluator = Evaluator(task, (seed,), config.eval_episodes)
+    evaluator = Evaluator(environments, (seed,), config.eval_episodes)
     curve = {}
     for step in range(1, config.offline_steps + 1):
         algo.update(dataset.sample_transition_batch(config.batch_size))

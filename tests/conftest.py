@@ -18,7 +18,9 @@ TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS))
 
 import pointmass
+import runs
 
+import stratdiff
 from stratdiff import registry
 from stratdiff.config import make_config
 from stratdiff.data import hdf5
@@ -54,6 +56,27 @@ def data_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "clumsy.hdf5"
     hdf5.write(path, pointmass.make_arrays(episodes=20), pointmass.ENV)
     return path
+
+
+@pytest.fixture(scope="session")
+def small_run(data_file, tmp_path_factory):
+    """A whole run of `TINY` that keeps its policies; copy its directory before changing it."""
+    config = make_config(**(TINY | {"dataset": str(data_file), "save_policies": True}))
+    out = tmp_path_factory.mktemp("run") / "run"
+    return stratdiff.train(config, out, reporter=runs.QUIET)
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """Where processes that tests start share their compiled programs."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+
+
+@pytest.fixture
+def untrusting(monkeypatch):
+    """Nothing is trusted, as in a fresh process."""
+    monkeypatch.setattr(registry, "_trusted", set())
 
 
 @pytest.fixture

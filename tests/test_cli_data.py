@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pointmass
 import pytest
+from stratdiff.train.run import train
+from stratdiff.train.track import Reporter
 from test_cli import run
 
 from stratdiff.config import make_config
@@ -12,8 +14,6 @@ from stratdiff.data import d4rl, hdf5, sources
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.made import store
 from stratdiff.errors import UserError
-from stratdiff.train.run import train
-from stratdiff.train.track import Reporter
 
 
 @pytest.fixture(autouse=True)

@@ -23,10 +23,12 @@ ROWS = (
     {"agents", "scores", "splits"},
     {"phases"},
     {"diffusion", "data", "envs", "tasks"},
-    {"policy", "nn", "cpu", "options", "registry", "errors"},
+    {"policy", "nn", "cpu", "options", "registry", "files", "errors"},
 )
 ROW = {name: number for number, names in enumerate(ROWS) for name in names}
-ENVIRONMENT = re.compile(r"Hopper|HalfCheetah|Walker2d|AntMaze|(hopper|halfcheetah|walker2d|antmaze)-")
+ENVIRONMENT = re.compile(
+    r"Hopper|HalfCheetah|Walker2d|AntMaze|(hopper|halfcheetah|walker2d|antmaze)-"
+)
 FILES = sorted(path.relative_to(SRC) for path in SRC.rglob("*.py"))
 
 

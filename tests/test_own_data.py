@@ -28,7 +28,7 @@ def test_the_page_leads_to_a_policy(tmp_path, monkeypatch, tiny_options, capsys)
     assert list(BLOCKS) == ["reach.py", "record.py", "learn.py", "act.py", "arrays.py"]
     options = {k: v for k, v in tiny_options.items() if k not in ("preset", "env")}
     # Compiles and saves less.
-    options |= {"method": "base", "checkpoint_seconds": 60.0, "log_interval": 60}
+    options |= {"score": "none", "checkpoint_seconds": 60.0, "log_interval": 60}
     files = dict(BLOCKS)
     files["record.py"] = replaced(files["record.py"], "EPISODES = 200", "EPISODES = 6")
     files["learn.py"] = replaced(files["learn.py"], LENGTHS, repr(options))

@@ -1,6 +1,6 @@
 """Make every stratdiff/... set and print the table of docs/datasets.md.
 
-python docs/figures/made_sets.py [WORD]      # with WORD, only names that hold it
+python docs/figures/made_sets.py [WORD]      # with WORD: only names that contain it
 """
 
 import sys

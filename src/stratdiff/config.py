@@ -290,8 +290,13 @@ def translated(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
     if {"method", "alignment"} & options.keys():
         method, alignment = out.pop("method", "stratdiff"), out.pop("alignment", "guided")
         scores = {"base": "none", "random": "random", "stratdiff": alignment}
-        if method not in scores:
+        if not isinstance(method, str) or method not in scores:
             raise UserError(f"method is {method!r}; write score = none, random, guided or support.")
+        if "score" in options:
+            raise UserError(
+                f"score {options['score']!r} is given, and method or alignment of an earlier "
+                "version too; leave those out."
+            )
         out |= {"score": scores[method], "split": "ratio"}
         said.append(f"method {method!r} and alignment {alignment!r} as score {out['score']!r}")
     energy = out.get("energy")

@@ -135,7 +135,11 @@ def compare(
     waiting = [c for c in cells if c.name not in failed and not _summary(out / c.name)]
     done = len(cells) - len(waiting) - len(failed)
     say(f"{len(cells)} cells: {done} done before, {len(failed)} that cannot be run")
-    finished = _with_ray(waiting, out) if ray else ((c, _run_apart(c, out)) for c in waiting)
+    trusted = registry.trusted()  # the processes of the cells are told nothing else
+    if ray:
+        finished = _with_ray(waiting, out, trusted)
+    else:
+        finished = ((cell, _run_apart(cell, out, trusted)) for cell in waiting)
     for i, (cell, wrong) in enumerate(finished, 1):
         if wrong:
             failed[cell.name] = wrong
@@ -178,12 +182,12 @@ def _result(directory: Path) -> str:
     return f"{scores} ({len(summary['seeds'])} seeds, {minutes:.1f} minutes of training)"
 
 
-def _run_apart(cell: Cell, out: Path, cores: int | None = None) -> str:
+def _run_apart(cell: Cell, out: Path, trusted: list[str], cores: int | None = None) -> str:
     """Run a cell in a process of its own, on so many cores; what went wrong, or ''.
 
     A process that is killed takes no other cell with it, and leaves no compiled programs behind.
     """
-    job = json.dumps([cell.name, str(out), cell.config.to_table(), registry.trusted()])
+    job = json.dumps([cell.name, str(out), cell.config.to_table(), trusted])
     command = [sys.executable, "-m", "stratdiff.experiments"]
     env = os.environ | ({} if cores is None else dict.fromkeys(_THREADS, str(cores)))
     done = subprocess.run(command, input=job, stdout=subprocess.PIPE, text=True, env=env)
@@ -191,7 +195,7 @@ def _run_apart(cell: Cell, out: Path, cores: int | None = None) -> str:
     return (said or f"its process ended with {done.returncode}") if done.returncode else ""
 
 
-def _with_ray(cells: list[Cell], out: Path) -> Iterator[tuple[Cell, str]]:
+def _with_ray(cells: list[Cell], out: Path, trusted: list[str]) -> Iterator[tuple[Cell, str]]:
     """The cells on a Ray cluster, one a core or, where it has any, one a GPU; as they finish."""
     try:
         import ray
@@ -204,7 +208,7 @@ def _with_ray(cells: list[Cell], out: Path) -> Iterator[tuple[Cell, str]]:
     try:
         gpus, cores = (1, None) if ray.cluster_resources().get("GPU") else (0, 1)
         run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_run_apart)
-        jobs = {run.remote(cell, out.absolute(), cores): cell for cell in cells}
+        jobs = {run.remote(cell, out.absolute(), trusted, cores): cell for cell in cells}
         while jobs:
             (job,), _ = ray.wait(list(jobs))
             cell = jobs.pop(job)

@@ -209,7 +209,7 @@ class MLP(eqx.Module):
             start += part.shape[-1]
         return self._after_first(total)
 
-    def around(
+    def with_shared_input(
         self, shared: Float[Array, "*batch in1"], own: Float[Array, "*batch n in2"]
     ) -> Float[Array, "*batch n out"]:
         """The network on [shared, own] for n inputs that have `shared` in common, for inference.

@@ -5,7 +5,6 @@ made again from the file alone.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from stratdiff.errors import UserError
+from stratdiff.files import replacing
 
 Kind = Literal["squashed", "gaussian"]
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
@@ -98,10 +98,9 @@ class Policy:
             tensors |= {f"layer{i}.weight": weight, f"layer{i}.bias": bias}
         if self.log_std is not None:
             tensors["log_std"] = self.log_std
-        partial = path.with_name(f".{path.name}.partial")
         metadata = {"kind": self.kind, "about": json.dumps(self.metadata)}
-        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, metadata)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Policy":

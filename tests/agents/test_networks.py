@@ -168,9 +168,11 @@ def test_around_in_blocks_and_seeds_in_turn_is_the_plain_form():
     rng = np.random.default_rng(0)
     obs = jnp.asarray(rng.normal(size=(3, 150, 5)), jnp.float32)
     actions = jnp.asarray(rng.uniform(-1, 1, (3, 150, 4, 2)), jnp.float32)
-    found = jax.jit(jax.vmap(lambda c, o, a: c.around(o, a)))(stack(critics), obs, actions)
+    found = jax.jit(jax.vmap(lambda c, o, a: c.for_actions(o, a)))(stack(critics), obs, actions)
     plain = jax.jit(
-        lambda members, o, a: jax.vmap(lambda member: member.around(o, a)[..., 0])(members)
+        lambda members, o, a: jax.vmap(lambda member: member.with_shared_input(o, a)[..., 0])(
+            members
+        )
     )
     for critic, o, a, q in zip(critics, obs, actions, found, strict=True):
         np.testing.assert_allclose(q, plain(critic.members, o, a), rtol=1e-4, atol=1e-6)

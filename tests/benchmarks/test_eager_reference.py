@@ -12,13 +12,22 @@ import optax
 from torch import nn
 
 from benchmarks import eager_reference as eager
-from stratdiff import stratify
 from stratdiff.agents.iql import IQL, IQLConfig
+from stratdiff.agents.networks import GaussianPolicy
 from stratdiff.data.batch import Transition
-from stratdiff.diffusion.energy import EnergyConfig, EnergyModel, EnergyNet, contrastive_loss
+from stratdiff.diffusion.behaviour import BehaviourConfig, BehaviourModel
+from stratdiff.diffusion.energy import (
+    EnergyConfig,
+    EnergyModel,
+    EnergyNet,
+    EnergyState,
+    contrastive_loss,
+)
 from stratdiff.diffusion.sampler import guided
-from stratdiff.diffusion.score import BehaviourConfig, BehaviourModel
-from stratdiff.networks import DenseUNet, FourierFeatures, GaussianPolicy, Linear
+from stratdiff.diffusion.unet import DenseUNet
+from stratdiff.nn import FourierFeatures, Linear
+from stratdiff.scores.guided import GuidedOptions, guided_alignment
+from stratdiff.splits import RatioOptions, offline_like_count, stable_order
 
 # Tests run side by side, and threads that wait for each other make them slow.
 torch.set_num_threads(1)
@@ -74,7 +83,14 @@ def load(module, tree):
         theirs.frequencies.copy_(tensor(ours.frequencies))
 
 
+def adam(opt):
+    """The moments in an optimiser's state; what else is in it (a rate) has no state."""
+    (moments,) = parts(opt, optax.ScaleByAdamState)
+    return moments
+
+
 def load_adam(optimiser, module, opt):
+    opt = adam(opt)
     for (p, mu), (_, nu) in zip(pairs(module, opt.mu), pairs(module, opt.nu), strict=True):
         moments = {"exp_avg": tensor(mu), "exp_avg_sq": tensor(nu)}
         optimiser.state[p] = {"step": torch.tensor(float(opt.count)), **moments}
@@ -90,7 +106,7 @@ def same_weights(module, tree, before):
 
 def same_gradients(optimiser, module, opt, before):
     """What the first moments took in agrees within 1e-4 of the largest gradient of the network."""
-    ours, theirs = [], []
+    ours, theirs, opt, before = [], [], adam(opt), adam(before)
     for (p, new), (_, old) in zip(pairs(module, opt.mu), pairs(module, before.mu), strict=True):
         ours.append(np.ravel(new - 0.9 * old) / 0.1)
         theirs.append((optimiser.state[p]["exp_avg"] - 0.9 * tensor(old)).ravel() / 0.1)
@@ -107,8 +123,8 @@ def shaken(tree, rng, scale=0.05):
     return jax.tree.map(lambda x: x + (scale * rng.normal(size=x.shape)).astype(np.float32), tree)
 
 
-def used_adam(params, rng, scale):
-    """Moments as after some updates with gradients of size `scale`.
+def used_adam(opt, params, rng, scale):
+    """`opt` with moments as after some updates with gradients of size `scale`.
 
     From zero moments Adam's first step is the gradient's sign, so where a gradient is zero but for
     rounding (as that of the energy's last bias) the two sides would differ by twice the learning
@@ -125,7 +141,8 @@ def used_adam(params, rng, scale):
 
     mu = moments(lambda x: scale * rng.normal(size=x.shape))
     nu = moments(lambda x: np.square(scale * rng.uniform(1, 3, x.shape)))
-    return optax.ScaleByAdamState(count=jnp.asarray(10, jnp.int32), mu=mu, nu=nu)
+    used = optax.ScaleByAdamState(count=jnp.asarray(10, jnp.int32), mu=mu, nu=nu)
+    return eqx.tree_at(adam, opt, used)
 
 
 def transitions(rng, rows):
@@ -185,7 +202,11 @@ def test_defaults_are_ours():
     assert (c.expectile, c.online_expectile) == (iql.expectile, iql.online_expectile)
     assert c.advantage_temperature == iql.inverse_temperature
     assert c.max_target_actions == iql.max_target_actions
-    assert (c.energy_hidden, c.inverse_temperature) == (energy.hidden, energy.inverse_temperature)
+    assert c.energy_hidden == energy.hidden
+    guided_options = GuidedOptions()
+    assert c.inverse_temperature == guided_options.inverse_temperature
+    assert c.guidance_scale == guided_options.guidance_scale
+    assert offline_like_count(RatioOptions().rho, c.batch_size) == round(c.rho * c.batch_size)
     assert (c.unet_widths, c.solver_steps) == (behaviour.widths, behaviour.solver_steps)
     assert behaviour.time_grid == "uniform"
 
@@ -224,13 +245,13 @@ def test_guided_actions(learner, score_net, energy_net, rng):
 
 def test_alignment_and_split(rng):
     action, other = rng.uniform(-1, 1, (2, BATCH, ACT)).astype(np.float32)
-    ours = stratify.guided_alignment(jnp.asarray(action), jnp.asarray(other))
+    ours = guided_alignment(jnp.asarray(action), jnp.asarray(other))
     close(ours, eager.alignment(tensor(action), tensor(other)), rtol=1e-5)
     # With ties. Ours keeps the order of rows within a stratum, the plain sort does not.
     ours = jnp.round(ours / 20)
     assert len(np.unique(ours)) < BATCH
     order = eager.stratified_order(tensor(ours)).numpy()
-    split = np.asarray(stratify.split(ours, K))
+    split = np.asarray(stable_order(ours, K))
     np.testing.assert_array_equal(np.sort(order[:K]), split[:K])
     np.testing.assert_array_equal(np.sort(order[K:]), split[K:])
 
@@ -239,7 +260,8 @@ def iql_state(agent, rng, scale=1e-2):
     state = agent.init(jax.random.key(2))
     names = ("actor", "value", "critic", "target_critic")
     nets = [shaken(getattr(state, n), rng) for n in names]
-    opts = [used_adam(net, rng, scale) for net in nets[:3]]
+    fresh = (state.actor_opt, state.value_opt, state.critic_opt)
+    opts = [used_adam(opt, net, rng, scale) for opt, net in zip(fresh, nets[:3], strict=True)]
     return eqx.tree_at(
         lambda s: [getattr(s, n) for n in (*names, "actor_opt", "value_opt", "critic_opt")],
         state,
@@ -263,9 +285,8 @@ def test_energy_update(learner, energy_net, rng):
     agent = IQL(IQLConfig(learning_rate=RATE), OBS, ACT)
     iql = iql_state(agent, rng)
     load_iql(learner, iql)
-    state = eqx.tree_at(
-        lambda s: s.opt, model.init(jax.random.key(1)), used_adam(energy_net, rng, 1e-4)
-    )
+    fresh = model.init(jax.random.key(1))
+    state = EnergyState(fresh.net, used_adam(fresh.opt, energy_net, rng, 1e-4))
     load_adam(learner.energy_opt, learner.energy_net, state.opt)
     obs = jnp.asarray(rng.normal(size=(states, OBS)), jnp.float32)
     support = jnp.asarray(rng.uniform(-1, 1, (states, SUPPORT, ACT)), jnp.float32)
@@ -280,7 +301,7 @@ def test_energy_update(learner, energy_net, rng):
         q = agent.q(iql, obs[:, None], support)
         noisy = model.sde.perturb(support, t, noise)
         loss = contrastive_loss(state.net(obs[:, None], noisy, t), 3.0 * q).mean()
-        return model.update(state, obs, support, q, key)[0], q, loss
+        return model.update(state, obs, support, 3.0 * q, key)[0], q, loss
 
     new, q, loss = update(state, obs, support)
     assert q.std() > 0.1

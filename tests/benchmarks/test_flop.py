@@ -1,10 +1,10 @@
-"""The arithmetic that the benchmarks divide by, counted by hand."""
+"""The counts of arithmetic that the benchmarks divide by, against counts made by hand."""
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks import flop
-from stratdiff.networks import MLP
+from stratdiff.nn import MLP
 
 
 def test_loops_branches_and_types():

@@ -1,4 +1,4 @@
-"""Ratios of update times within one machine and run; absolute times would say nothing."""
+"""Ratios of update times within one run on one machine; absolute times depend on the machine."""
 
 from pathlib import Path
 
@@ -8,31 +8,31 @@ import pytest
 
 from benchmarks import flop
 from benchmarks.bench import MATMUL, MATMUL_BF16, limit, named, rate
-from benchmarks.ours import ACT, OBS, Setup
+from benchmarks.ours import ACT, OBS, Training
 from benchmarks.worker import Worker, ratio, take_turns
-from stratdiff.train.online import alignment, sample_batch
+from stratdiff.training.online import sample_batch
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_support_alignment_is_critics_alone():
-    """METHOD 4: M critic evaluations, no network of the behaviour or energy model."""
+    """M critic evaluations, no network of the behaviour or energy model (docs/method.md, 4)."""
     batch, support = 8, 4
-    s = Setup(
+    t = Training(
         rows=2000,
-        alignment="support",
+        score="support",
         batch_size=batch,
         online_steps=50,
         iql={"actor_hidden": [8], "critic_hidden": [16, 12]},
         behaviour={"widths": [16, 8], "support_actions": support},
     )
 
-    def score(state, actions):
-        update = jnp.asarray(0)
-        rows, chosen, _ = sample_batch(s.learner, state, s.data, actions, update)
-        return alignment(s.learner, state, rows, chosen, update)
+    def score(state, stored, key):
+        batch = sample_batch(t.setup, state, t.data, stored, jnp.asarray(0))
+        agent = t.algorithm.view(state.learned)
+        return t.algorithm.score.score(state.learned.score, agent, batch, key)
 
-    found = flop.count(score, s.one, s.support[0])
+    found = flop.count(score, t.one, t.stored[0], jax.random.key(0))
     actions = batch * support
     expected = {
         # Per critic: the state part once a state, the actions' part, the first action's hidden

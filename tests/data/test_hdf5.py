@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from logged import ROWS, make_arrays, qlearning_dataset
+from stratdiff.train.state import DeviceData
 
 from stratdiff.data import hdf5
 from stratdiff.errors import UserError
-from stratdiff.train.state import DeviceData
 
 
 def write_raw(path, arrays):

@@ -186,7 +186,7 @@ package.__path__ = sys.argv[1:]
 sys.modules["stratdiff"] = package
 for name in ("mujoco", "h5py", "minari", "matplotlib", "fcntl"):
     sys.modules[name] = None  # importing it fails
-import stratdiff.data.dataset, stratdiff.data.lock, stratdiff.data.tools.recorder, stratdiff.tasks
+import stratdiff.data.dataset, stratdiff.files, stratdiff.data.tools.recorder, stratdiff.tasks
 from stratdiff.data import sources
 assert len(sources.entries()) > 200
 """

@@ -180,7 +180,7 @@ class ActorCritic:
         support: Float[Array, "batch support act"],
     ) -> Float[Array, "batch support"]:
         """Q̄ of several actions of each state, for a softmax over them: only differences count."""
-        return state.target_critic.around(obs, support).min(0)
+        return state.target_critic.for_actions(obs, support).min(0)
 
     def reward_units(self, recipe: str, scale: float) -> RewardUnits:
         """The suite's reference units: r - 1 for sparse goals, else scaled returns."""

@@ -38,7 +38,7 @@ class CriticEnsemble(eqx.Module):
         """Q_k(s, a). `obs` broadcasts: pass [B, 1, S] with actions [B, M, A]."""
         return jax.vmap(lambda member: member.split_input(obs, action)[..., 0])(self.members)
 
-    def around(
+    def for_actions(
         self, obs: Float[Array, "batch obs"], actions: Float[Array, "batch n act"]
     ) -> Float[Array, "critics batch n"]:
         """Q_k of several actions of each state, their differences in low precision.
@@ -49,7 +49,7 @@ class CriticEnsemble(eqx.Module):
         def whole(
             members: MLP, obs: Float[Array, "*batch obs"], actions: Float[Array, "*batch n act"]
         ) -> Float[Array, "critics *batch n"]:
-            return jax.vmap(lambda member: member.around(obs, actions)[..., 0])(members)
+            return jax.vmap(lambda member: member.with_shared_input(obs, actions)[..., 0])(members)
 
         return over_states(whole, self.members, obs, actions)
 

@@ -129,7 +129,7 @@ def _make(
 
 def _load(name: str, env: str) -> Dataset:
     with _bar("data") as bar:
-        return sources.load_dataset(name, env, bar)
+        return sources.load(name, env, bar)
 
 
 def _info(name: Positional[str], env: str = "", plot: str = "", json: bool = False) -> None:

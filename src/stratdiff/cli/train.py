@@ -81,7 +81,10 @@ def _parse(args: list[str]) -> tuple[_Start, Config]:
         registry.trust("*")
     given = {key: value for key in _EARLY if (value := getattr(early, key)) is not None}
     registry.trust(*(given[key] for key in _NAMES_CODE if key in given), *early.track)
-    default = _from_file(early.config, given) if early.config else config_of(given, "demo")
+    if early.config:
+        default = _from_file(early.config, given)
+    else:
+        default = config_of(given, given.pop("preset", "demo"), given.pop("recipe", ""))
     agent_name = default.agent_name
     parts: list[tuple[str, Any, Any]] = [
         ("start", _Start, dataclasses.field(default_factory=_Start)),

@@ -12,9 +12,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from stratdiff.data.lock import locked
 from stratdiff.data.sources import Progress
 from stratdiff.errors import UserError
+from stratdiff.files import lock_file
 
 # Seconds before each further attempt.
 _WAITS = (0.5, 1.0, 2.0, 4.0)
@@ -43,7 +43,7 @@ def fetch(url: str, path: str | Path, progress: Progress | None = None) -> None:
     partial = path.with_name(path.name + ".part")
     by_hand = f"put the file at {str(path)!r} by hand"
     try:
-        with locked(path):
+        with lock_file(path):
             if path.is_file():  # another process has downloaded it meanwhile
                 return
             for attempt in range(len(_WAITS) + 1):

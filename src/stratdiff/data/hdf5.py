@@ -15,9 +15,9 @@ import numpy as np
 
 from stratdiff.cpu import aligned_empty
 from stratdiff.data.dataset import REQUIRED, Dataset, from_arrays
-from stratdiff.data.lock import replacing
 from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.errors import UserError
+from stratdiff.files import replacing
 from stratdiff.tasks import find_task
 
 COLUMNS = ("rewards", "terminals", "timeouts")

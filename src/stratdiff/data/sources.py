@@ -166,11 +166,18 @@ def load_dataset(name: str, env: str = "", progress: Progress | None = None) -> 
 
     `stratdiff/...` sets are made on first use; `d4rl/...` and `minari/...` ones are downloaded
     where they are not on this machine. `my_package:MySource/...` is a set of your own source (see
-    `Source`). `env` is needed for a file without `timeouts` that does not name its environment.
+    `Source`), whose module is imported because it is named here. `env` is needed for a file without
+    `timeouts` that does not name its environment.
 
     Raises:
         UserError: nothing of that name, or the data cannot be had or not be trained on.
     """
+    registry.trust(name, env)
+    return load(name, env, progress)
+
+
+def load(name: str, env: str = "", progress: Progress | None = None) -> Dataset:
+    """As `load_dataset`, for a name from a file: a module that it names needs trust."""
     source, entry = locate(name)
     return source.load(entry, env, progress)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from stratdiff.files import replacing
 from stratdiff.sinks.base import LogPoint
 from stratdiff.sinks.jsonl import NAME, read_metrics
 
@@ -76,7 +77,6 @@ def plot_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Pa
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     figure.tight_layout()
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=140, format="png")
-    partial.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=140, format="png")
     plt.close(figure)

@@ -25,7 +25,7 @@ class MetricsLog:
         """Cut off the lines after the first `points`.
 
         Raises:
-            UserError: the file has fewer lines than that.
+            UserError: the file has fewer lines than that, or one of them is damaged.
         """
         lines = self.path.read_bytes().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith(b"\n")]
@@ -36,6 +36,7 @@ class MetricsLog:
                 "again."
             )
         self._file.truncate(sum(map(len, whole[:points])))
+        read_metrics(self.path)  # a damaged line is found now, not at the end of the run
 
     def log(self, point: LogPoint, metrics: Mapping[str, np.ndarray]) -> None:
         """Add a line; values that are not finite are written as null."""

@@ -29,7 +29,7 @@ class Position:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     """Wall time spent, by phase."""
     online_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Wall time of the online loop: `train.session.Shares`."""
+    """Wall time of the online loop: `training.session.Shares`."""
     episodes: list[int] = dataclasses.field(default_factory=list)
     """Current episode's number, by seed."""
     episode_lengths: list[int] = dataclasses.field(default_factory=list)

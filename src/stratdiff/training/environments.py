@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium
+
 from stratdiff import tasks
 from stratdiff.config import OUTSIDE
 from stratdiff.data.dataset import Dataset
@@ -29,18 +31,27 @@ class Environments:
         return self._make is not None
 
     def make(self, n: int) -> list[Any]:
-        """`n` environments.
-
-        Raises:
-            UserError: fewer can be made.
-        """
+        """`n` environments."""
         assert self._make is not None
-        if self.single and n > 1:
-            raise UserError(
-                f"{n} environments are needed, but the program gave one environment object; give "
-                "a function that makes environments instead, or use one seed."
-            )
         return [self._make() for _ in range(n)]
+
+    def close(self, envs: list[Any]) -> None:
+        """Close environments from `make`; an object that the program gave stays open."""
+        for env in [] if self.single else envs:
+            env.close()
+
+
+def check_enough(given: Given, n: int) -> None:
+    """Check that `n` environments can be made of what the program gave.
+
+    Raises:
+        UserError: it gave one environment object, and more than one is needed.
+    """
+    if isinstance(given, gymnasium.Env) and n > 1:
+        raise UserError(
+            f"{n} environments are needed, but the program gave one environment object; give a "
+            "function that makes environments instead, or use one seed and eval_episodes=0."
+        )
 
 
 def scored(task: Task, name: str) -> Task:
@@ -61,16 +72,11 @@ def find_environments(env_id: str, name: str, dataset: Dataset, given: Given) ->
         UserError: no environment is known, or it cannot be made.
     """
     if given is not None:
-        if callable(given) and not hasattr(given, "step"):
-            first = [tasks.wrap_env(given())]
-            task = tasks.task_of_env(first[0])
-
-            def make() -> Any:
-                return first.pop() if first else tasks.wrap_env(given())
-
-            return Environments(task, make)
-        env = tasks.wrap_env(given)
-        return Environments(tasks.task_of_env(env), lambda: env, single=True)
+        first = [_made(given)]
+        task = tasks.task_of_env(first[0])
+        if isinstance(given, gymnasium.Env):
+            return Environments(task, lambda: first[0], single=True)
+        return Environments(task, lambda: first.pop() if first else _made(given))
     if env_id == OUTSIDE:
         return Environments(tasks.task_of(dataset), None)
     if not env_id:
@@ -78,3 +84,15 @@ def find_environments(env_id: str, name: str, dataset: Dataset, given: Given) ->
             f"data set {dataset.name!r} does not name its environment; give it with --env."
         )
     return Environments(scored(tasks.find_task(env_id), name), lambda: tasks.make_env(env_id))
+
+
+def _made(given: Given) -> Any:
+    """The environment that was given, or one from the function that was."""
+    env = given if isinstance(given, gymnasium.Env) or not callable(given) else given()
+    if not isinstance(env, gymnasium.Env):
+        what = "env is" if env is given else "env is a function that returned"
+        raise UserError(
+            f"{what} {env!r}; give a gymnasium.Env, or a function that makes one. An environment "
+            "by its id is the option env of the config."
+        )
+    return tasks.wrap_env(env)

@@ -59,6 +59,5 @@ class Evaluator:
     def close(self) -> None:
         """Close the environments."""
         for envs in self._envs:
-            for env in envs:
-                env.close()
+            self._environments.close(envs)
         self._envs = []

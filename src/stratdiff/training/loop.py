@@ -11,7 +11,7 @@ from stratdiff.errors import UserError
 from stratdiff.policy import Policy
 from stratdiff.sinks.progress import Reporter
 from stratdiff.tasks import find_task, make_env
-from stratdiff.training.environments import Environments, Given, scored
+from stratdiff.training.environments import Environments, Given, check_enough, scored
 from stratdiff.training.evaluate import Evaluator, episode_seed
 from stratdiff.training.run import Result
 from stratdiff.training.session import Session
@@ -67,13 +67,7 @@ def resume(
         UserError: the directory holds no run, or its checkpoint cannot be used here.
     """
     directory = Path(directory)
-    config = _run_config(directory)
-    if config.env == OUTSIDE and env is None:
-        raise UserError(
-            f"the run {str(directory)!r} was started with an environment that a program gave; "
-            "resume it from that program, with stratdiff.resume(directory, env=...) or a Session."
-        )
-    return _whole(config, directory, dataset, reporter, shared, env)
+    return _whole(_run_config(directory), directory, dataset, reporter, shared, env)
 
 
 def _whole(
@@ -84,6 +78,13 @@ def _whole(
     shared: Path | None,
     env: Given,
 ) -> Result:
+    if config.env == OUTSIDE and env is None:
+        raise UserError(
+            f"the environment of the run {str(directory)!r} is the calling program's, and none was "
+            "given; give it from that program, as stratdiff.train(..., env=...) or "
+            "stratdiff.resume(directory, env=...), or drive a stratdiff.Session."
+        )
+    check_enough(env, len(config.seeds) * (1 + config.eval_episodes))
     with Session(config, directory, dataset, env, reporter, shared) as session:
         session.pretrain()
         if not session.done:
@@ -105,8 +106,7 @@ def drive(session: Session, environments: Environments) -> None:
                 if terminated[i] or truncated[i]:
                     obs[i] = _enter_episode(session, i, env)
     finally:
-        for env in envs:
-            env.close()
+        environments.close(envs)
 
 
 def _enter_episode(session: Session, i: int, env: Any) -> np.ndarray:

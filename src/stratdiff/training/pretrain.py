@@ -63,7 +63,7 @@ def run_steps(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
-def _store_rows(
+def store_rows(
     setup: Setup,
     name: str,
     state: TrainState,
@@ -96,6 +96,6 @@ def store_all(
         lambda x: jnp.zeros((seeds, len(data), *x.shape), x.dtype), setup.stored_shapes(one)
     )
     for first in range(0, len(data), STORE_ROWS):
-        stored = _store_rows(setup, name, state, data, stored, jnp.asarray(first))
+        stored = store_rows(setup, name, state, data, stored, jnp.asarray(first))
         jax.block_until_ready(stored)
         yield min(first + STORE_ROWS, len(data)), stored

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +13,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from stratdiff.config import OUTSIDE, Config, difference, read_config
+from stratdiff.data import sources
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.device import to_device
-from stratdiff.data.lock import alone
-from stratdiff.data.sources import load_dataset
 from stratdiff.errors import TrainingDiverged, UserError
+from stratdiff.files import lock_directory, replacing, write_text
 from stratdiff.phases import Phase, StorePhase
 from stratdiff.policy import Policy
 from stratdiff.sinks.base import SINKS, LogPoint, Sink
@@ -28,12 +27,12 @@ from stratdiff.sinks.progress import Reporter
 from stratdiff.tasks import physics_note
 from stratdiff.training import pretrain
 from stratdiff.training.checkpoint import Checkpoints, Position
-from stratdiff.training.environments import Given, find_environments
+from stratdiff.training.environments import Given, check_enough, find_environments
 from stratdiff.training.evaluate import Evaluator
 from stratdiff.training.setup import check_data, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases
 from stratdiff.training.state import Accumulator
-from stratdiff.training.summary import summarize, versions, write_text
+from stratdiff.training.summary import summarize, versions
 
 T = TypeVar("T", bound="Run")
 
@@ -85,8 +84,9 @@ class Run:
         self.reporter = reporter or Reporter()
         self.directory = Path(directory)
         if dataset is None:
-            dataset = load_dataset(config.dataset, self._env_of(config), self._show_data)
+            dataset = sources.load(config.dataset, self._env_of(config), self._show_data)
             self.reporter.end()
+        check_enough(env, len(config.seeds) * config.eval_episodes)
         env_id = OUTSIDE if env is not None else config.env or dataset.env_id or ""
         self.config = dataclasses.replace(config, env=env_id)
         self.environments = find_environments(env_id, config.dataset, dataset, env)
@@ -110,6 +110,7 @@ class Run:
                 shared, self.config, self.phases, dataset.fingerprint, versions()
             )
         self.stored: PyTree = ()
+        self._sinks: list[type[Sink]] = [MetricsLog, *map(SINKS.find, config.track), Curves]
         self._open()
 
     @staticmethod
@@ -124,7 +125,7 @@ class Run:
         """Take the directory, and the last checkpoint where there is one."""
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as opened:
-            opened.enter_context(alone(self.directory))
+            opened.enter_context(lock_directory(self.directory))
             self._check_config(self.directory / "config.json")
             self.state = self.setup.init(self.config.seeds)
             self.checkpoints = Checkpoints(self.directory / "checkpoints")
@@ -132,8 +133,7 @@ class Run:
             resumed = self._restore()
             table = self.config.to_table()
             self.sinks: list[Sink] = []
-            kinds: list[type[Sink]] = [MetricsLog, *map(SINKS.find, self.config.track), Curves]
-            for kind in kinds:
+            for kind in self._sinks:
                 sink = kind(self.directory, table)
                 opened.callback(sink.close)
                 sink.rewind(self.position.log_points, self.position.total_steps)
@@ -291,10 +291,8 @@ class Run:
             # Beside the checkpoints, not in them: it never changes, and could be computed again.
             folder.mkdir(exist_ok=True)
             for name, leaf in zip(names, jax.tree.leaves(self.stored), strict=True):
-                partial = folder / f"{name}.partial"
-                with partial.open("wb") as file:
+                with replacing(folder / name) as partial, partial.open("wb") as file:
                     np.save(file, np.asarray(leaf), allow_pickle=False)
-                os.replace(partial, folder / name)
             self._tick()
 
     def finish(self) -> Result:
@@ -321,7 +319,13 @@ class Run:
 
     def _log(self, point: LogPoint, metrics: dict[str, np.ndarray]) -> None:
         for sink in self.sinks:
-            sink.log(point, metrics)
+            try:
+                sink.log(point, metrics)
+            except OSError as error:
+                raise UserError(
+                    f"{type(sink).__name__} could not write a log point ({error}); mend that and "
+                    f"resume {str(self.directory)!r}."
+                ) from error
         self.position.log_points += 1
 
     def _log_now(self, metrics: dict[str, np.ndarray]) -> None:

@@ -123,14 +123,22 @@ class Session(Run):
             UserError: a value of the wrong shape, or one that is not finite; nothing is stored.
         """
         self._shares.book("environment")
-        if self._action is None or self._obs is None:
-            raise UserError("observe() was called without act() before it; call act() first.")
         p, n = self.position, len(self.config.seeds)
+        if self._action is None or self._obs is None:
+            raise UserError(
+                f"observe() was called without act() before it, at online step {p.step}; call "
+                "act() first."
+            )
+        if p.step >= self.config.online_steps:
+            raise UserError(
+                f"all {p.step} online steps of the run {str(self.directory)!r} have been observed; "
+                "call finish()."
+            )
         states = self._states(next_obs)
-        rewards = self._checked(reward, "reward", np.float64, ())
-        terminal = self._checked(terminated, "terminated", np.bool_, ())
+        rewards = self._checked(reward, "a reward", np.float64, ())
+        terminal = self._checked(terminated, "a terminated flag", np.bool_, ())
         truncated = np.broadcast_to(truncated, n) if np.ndim(truncated) == 0 else truncated
-        over = terminal | self._checked(truncated, "truncated", np.bool_, ())
+        over = terminal | self._checked(truncated, "a truncated flag", np.bool_, ())
         ended = np.zeros(n, np.int32)
         for i in range(n):
             p.episode_lengths[i] += 1
@@ -152,7 +160,11 @@ class Session(Run):
         self._shares.book("python")
 
     def save(self) -> None:
-        """Take a checkpoint now, the last observed step included."""
+        """Take a checkpoint now, the last observed step included.
+
+        Averages of metrics are not in it: a run that is resumed from a checkpoint between two log
+        points averages its next log point over the steps since, and is otherwise bit-identical.
+        """
         if self._pending is not None:
             self._learn(self._pending[2])
         if self._loop is not None:
@@ -189,7 +201,7 @@ class Session(Run):
         replay = jax.tree.map(lambda x: np.asarray(x[i]), self.state.replay)
         inserted, length = int(replay.inserted), self.position.episode_lengths[i]
         for row in range(inserted - length, inserted):
-            obs = env.step(replay.data.action[row].copy())[0]
+            obs = np.asarray(env.step(replay.data.action[row].copy())[0], np.float64)
         same = np.array_equal(self._normalize(obs), replay.data.next_obs[inserted - 1])
         return obs if same else None
 
@@ -260,14 +272,14 @@ class Session(Run):
 
     def _states(self, value: Any) -> Float[np.ndarray, "seeds obs"]:
         """A copy of the caller's states, one a seed."""
-        return self._checked(value, "observation", np.float64, (self.task.obs_dim,))
+        return self._checked(value, "an observation", np.float64, (self.task.obs_dim,))
 
     def _checked(self, value: Any, what: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
         n = len(self.config.seeds)
         try:
             array = np.array(value, dtype)
         except (TypeError, ValueError) as error:
-            raise self._bad(what, f"{value!r}, which is no array of numbers", "") from error
+            raise self._bad(what, f"{value!r}, which is not made of numbers", "") from error
         if n == 1 and array.shape == shape:
             array = array[None]
         if array.shape == (n, *shape, 1) and shape == ():  # an array of one element
@@ -280,9 +292,9 @@ class Session(Run):
         return array
 
     def _bad(self, what: str, found: str, expected: str) -> UserError:
-        where = self.task.env_id or "the caller"
+        env_id = self.task.env_id
+        where = f"environment {env_id!r}" if env_id else "the environment"
         return UserError(
-            f"environment {where!r} gave a {what} {found}{expected}, at online step "
-            f"{self.position.step}; nothing of that step is stored, so mend the environment and "
-            f"resume {str(self.directory)!r}."
+            f"{where} gave {what} {found}{expected}, at online step {self.position.step}; nothing "
+            f"of that step is stored, so mend the environment and resume {str(self.directory)!r}."
         )

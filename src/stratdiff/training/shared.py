@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from stratdiff.config import Config, flat_options
-from stratdiff.data.lock import locked
+from stratdiff.files import lock_file
 from stratdiff.phases import Phase, StorePhase
 
 # What every phase reads: where, on which seeds, and how often it logs.
@@ -80,7 +80,7 @@ class SharedPhases:
     @contextlib.contextmanager
     def turn(self, phase: Phase | StorePhase) -> Iterator[None]:
         """Wait while another run is at this very phase."""
-        with locked(self.folder(phase)):
+        with lock_file(self.folder(phase)):
             yield
 
     def load(self, phase: Phase, template: PyTree) -> tuple[PyTree, Finished] | None:

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 import platform
 import subprocess
 from importlib import metadata
@@ -89,10 +88,3 @@ def git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside, then rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stratdiff.data.made.antwalk import ACTION_NOISE
-from stratdiff.data.made.recipes import SNAPSHOTS, Recipe
+from stratdiff.data.made.recipes import SNAPSHOTS, MadeSet
 from stratdiff.data.made.waypoints import Navigator, actions, features
 from stratdiff.envs.antmaze import AntMaze
 from stratdiff.envs.mazes import HORIZONS, SUCCESS_RADIUS, cell_xy, cells
@@ -29,7 +29,7 @@ _TICK = 100
 class Part:
     """What the workers of a set need to know."""
 
-    recipe: Recipe
+    recipe: MadeSet
     size: int
     seed: int
 

@@ -18,7 +18,7 @@ STITCHED = {"medium-expert": ("medium", "expert"), "mixed": ("random", "medium",
 """Variants that are equal parts of others; `mixed` is ours."""
 
 
-class Recipe(NamedTuple):
+class MadeSet(NamedTuple):
     """How one set is made."""
 
     name: str
@@ -40,24 +40,24 @@ class Recipe(NamedTuple):
         return f"{self.family}-{self.variant}"
 
 
-def _recipes() -> Iterator[Recipe]:
+def _recipes() -> Iterator[MadeSet]:
     for environment in ("HalfCheetah", "Hopper", "Walker2d"):
         family, env_id = environment.lower(), f"{environment}-v4"
         replay = SIZES[f"{family}-medium-replay-v2"][0]
         other = {"medium-replay": replay, "medium-expert": 2_000_000, "mixed": 300_000}
         for variant in (*VARIANTS, "mixed"):
             name = f"stratdiff/{family}-{variant}"
-            yield Recipe(name, env_id, family, variant, other.get(variant, 1_000_000))
+            yield MadeSet(name, env_id, family, variant, other.get(variant, 1_000_000))
     for variant in ANTMAZES:
         maze = variant.partition("-")[0]
         env_id, name = f"stratdiff/AntMaze-{maze}-v2", f"stratdiff/antmaze-{variant}"
-        yield Recipe(name, env_id, "antmaze", variant, 1_000_000, maze)
+        yield MadeSet(name, env_id, "antmaze", variant, 1_000_000, maze)
 
 
 RECIPES = {recipe.name: recipe for recipe in _recipes()}
 
 
-def find(name: str) -> Recipe:
+def find(name: str) -> MadeSet:
     """The recipe of a `stratdiff/...` name.
 
     Raises:

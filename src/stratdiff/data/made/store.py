@@ -13,11 +13,11 @@ import numpy as np
 
 from stratdiff.data import hdf5
 from stratdiff.data.dataset import Dataset
-from stratdiff.data.lock import locked
-from stratdiff.data.made.recipes import RECIPES, STITCHED, VERSION, Recipe, find
+from stratdiff.data.made.recipes import RECIPES, STITCHED, VERSION, MadeSet, find
 from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.envs.mazes import HORIZONS
 from stratdiff.errors import UserError
+from stratdiff.files import lock_file
 from stratdiff.tasks import facts
 
 _FLAGS = ("terminals", "timeouts")
@@ -76,7 +76,7 @@ def make(
     if path.is_file():
         return path
     try:
-        with locked(path):
+        with lock_file(path):
             if not path.is_file():
                 _make(recipe, size, seed, path, progress, jobs)
     except OSError as error:
@@ -89,7 +89,7 @@ def make(
 
 
 def _make(
-    recipe: Recipe, size: int, seed: int, path: Path, progress: Progress | None, jobs: int | None
+    recipe: MadeSet, size: int, seed: int, path: Path, progress: Progress | None, jobs: int | None
 ) -> None:
     """Write the set into `path`."""
     from stratdiff.data.made import lanes, workers  # they load the simulator
@@ -107,7 +107,7 @@ def _make(
 
 
 def _stitch(
-    recipe: Recipe, size: int, seed: int, progress: Progress | None, jobs: int | None
+    recipe: MadeSet, size: int, seed: int, progress: Progress | None, jobs: int | None
 ) -> dict[str, np.ndarray]:
     """Equal parts of sets of one policy each; all but the last end with a whole episode."""
     levels = STITCHED[recipe.variant]

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from stratdiff.data.lock import replacing
 from stratdiff.data.made.lanes import TOGETHER, Arrays, Part, trim
 from stratdiff.data.made.recipes import find
 from stratdiff.data.sources import Progress
 from stratdiff.errors import UserError
+from stratdiff.files import replacing
 
 
 def collect(part: Part, work: Path, jobs: int | None, progress: Progress | None) -> Arrays:

@@ -81,7 +81,7 @@ def _read(source: str) -> tuple[dict[str, np.ndarray], str, Mapping[str, Any]]:
             f"{source!r} cannot be converted; give minari/ and an id, an .npz file, or the "
             ".partial file of a Recorder."
         )
-    found = sources.load_dataset(source)
+    found = sources.load(source)
     timeouts = found.ends.copy()
     timeouts[found.transitions] = False
     columns = (found.observations, found.actions, found.rewards, found.terminals)

@@ -11,8 +11,8 @@ import numpy as np
 
 from stratdiff.data import hdf5
 from stratdiff.data.dataset import REQUIRED, finish_rows
-from stratdiff.data.lock import replacing
 from stratdiff.errors import UserError
+from stratdiff.files import replacing
 
 OPTIONAL = ("infos/qpos", "infos/qvel", "infos/goal")
 """Arrays that a log or a file may hold besides D4RL's own."""

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stratdiff.data.dataset import Dataset
-from stratdiff.data.lock import replacing
 from stratdiff.envs import mazes
 from stratdiff.errors import UserError
+from stratdiff.files import replacing
 from stratdiff.tasks import Task, facts, task_of
 
 _FORMATS = ("png", "svg", "pdf")

@@ -1,4 +1,4 @@
-"""One process at a time, at a file or at a run's directory; files that appear when complete.
+"""Files that appear when they are complete; one process at a time, at a file or in a directory.
 
 filelock is imported when a lock is taken, since it loads fcntl. The system frees the lock of a
 process that dies.
@@ -13,7 +13,7 @@ from stratdiff.errors import UserError
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def lock_file(path: Path) -> Iterator[None]:
     """Wait until no other process is at work on the file `path`; its folder is made.
 
     Raises:
@@ -42,8 +42,14 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that appears when it is complete."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
+def lock_directory(directory: Path) -> Iterator[None]:
     """Hold off every other process that would train in this directory; it is made.
 
     Raises:

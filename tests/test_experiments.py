@@ -2,20 +2,23 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 
 import conftest
+import pointmass
 import pytest
+import runs
 
 import stratdiff
-from stratdiff.compare import compare, read_spec
-from stratdiff.data.lock import alone
+from stratdiff import experiments, registry
 from stratdiff.errors import UserError
-from stratdiff.train.pretrained import Pretrained
-from stratdiff.train.track import Reporter, read_metrics
+from stratdiff.experiments import compare, read_spec
+from stratdiff.files import lock_directory
+from stratdiff.splits import RatioOptions
 
 SPEC = """
 preset = "demo"
@@ -29,17 +32,12 @@ utd = 2
 [tasks.two]
 dataset = "stratdiff/antmaze-umaze"
 [variants.base]
-method = "base"
+score = "none"
 [variants.mine]
 tasks = ["one"]
 rho = 0.7
 iql.inverse_temperature = 1.0
 """
-
-
-def without_time(directory):
-    records = read_metrics(directory / "metrics.jsonl")
-    return [{key: value for key, value in r.items() if key != "time"} for r in records]
 
 
 def write(path, text):
@@ -51,10 +49,10 @@ def test_options_of_the_variant_win_over_the_task_s_and_the_common_ones(tmp_path
     cells = {c.name: c.config for c in read_spec(write(tmp_path / "a.toml", SPEC))}
     assert list(cells) == ["one/base", "one/mine", "two/base"]
     base, mine, maze = cells.values()
-    assert (base.rho, base.utd, base.method, base.seeds) == (0.4, 2, "base", (3, 5))
-    assert (mine.rho, mine.utd, mine.method) == (0.7, 2, "stratdiff")
-    assert (mine.iql.expectile, mine.iql.inverse_temperature) == (0.8, 1.0)
-    assert (base.iql.expectile, base.iql.inverse_temperature) == (0.8, 3.0)
+    assert (base.utd, base.score, base.seeds) == (2, "none", (3, 5))
+    assert (mine.splitting.rho, mine.utd, mine.score) == (0.7, 2, "guided")
+    assert (mine.agent.expectile, mine.agent.inverse_temperature) == (0.8, 1.0)
+    assert (base.agent.expectile, base.agent.inverse_temperature) == (0.8, 3.0)
     assert (maze.recipe, maze.utd, maze.eval_episodes) == ("antmaze", 1, 20)  # the demo's episodes
 
 
@@ -102,19 +100,19 @@ def test_a_missing_spec_is_named(tmp_path):
 
 
 @pytest.fixture
-def spec(tmp_path, data_file, monkeypatch):
+def spec(tmp_path, data_file, monkeypatch, programs):
     """Three cells that can be run and one whose losses become infinite."""
-    monkeypatch.setenv("PYTHONPATH", str(conftest.TESTS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(runs.TESTS), runs.SRC)))
     # The cells compile the same programs.
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
     monkeypatch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0")
     options = conftest.TINY | {"seeds": [3, 5]}
     del options["preset"]
     text = "preset = 'demo'\n" + toml("options", options)
     text += f"[tasks.point]\ndataset = {str(data_file)!r}\n"
-    text += "[variants.base]\nmethod = 'base'\n[variants.guided]\n"
-    text += "[variants.wild]\nmethod = 'base'\niql.learning_rate = 1e30\n"
-    text += "[variants.support]\nalignment = 'support'\n"
+    text += "[variants.base]\nscore = 'none'\n[variants.guided]\n"
+    text += "[variants.wild]\nscore = 'none'\niql.learning_rate = 1e30\n"
+    text += "[variants.support]\nscore = 'support'\n"
     return write(tmp_path / "spec.toml", text)
 
 
@@ -129,7 +127,8 @@ def toml(name, table):
     return "\n".join(lines) + "\n"
 
 
-def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path, capfd):
+def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path, capfd, untrusting):
+    registry.trust(pointmass.ENV)  # as the command line does; the cells' processes inherit it
     cells, out, said = read_spec(spec), tmp_path / "out", []
     failed = compare(cells, out, say=said.append)
     assert list(failed) == ["point/wild"] and "became NaN or infinite" in failed["point/wild"]
@@ -142,10 +141,10 @@ def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path, c
 
     # A cell ends as a run of its own does, though it took phases over from other cells.
     guided = next(c for c in cells if c.variant == "guided").config
-    alone = stratdiff.train(guided, tmp_path / "alone", reporter=Reporter(quiet=True))
+    alone = stratdiff.train(guided, tmp_path / "alone", reporter=runs.QUIET)
     shared = json.loads((out / "point/guided/summary.json").read_text())
     assert shared["parameters_sha256"] == alone.summary["parameters_sha256"]
-    assert without_time(out / "point/guided") == without_time(tmp_path / "alone")
+    assert runs.log_points(out / "point/guided") == runs.log_points(tmp_path / "alone")
     assert shared["seconds"]["base"] > 0  # what the phase took where it was trained
     phases = sorted(p.name.split("-")[0] for p in (out / "pretrained").iterdir() if p.is_dir())
     assert phases == ["base", "behaviour", "energy", "support"]
@@ -155,7 +154,7 @@ def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path, c
     shutil.copy(out / "point/support/summary.json", tmp_path / "kept.json")
     (out / "point/support/summary.json").write_text("")
     changed = [
-        dataclasses.replace(c, config=dataclasses.replace(c.config, rho=0.3))
+        c._replace(config=dataclasses.replace(c.config, splitting=RatioOptions(0.3)))
         if c.variant == "guided"
         else c
         for c in cells
@@ -187,6 +186,37 @@ def test_a_damaged_phase_is_trained_again_and_a_broken_cell_is_named(spec, tmp_p
     assert "could not be read as JSON" in failed["point/base"] and "Remove" in failed["point/base"]
 
 
+def test_a_spec_s_code_needs_trust(spec, tmp_path, untrusting):
+    """Of the tasks, and of every option that may name any."""
+    with pytest.raises(UserError) as caught:
+        read_spec(spec)
+    for word in (repr(pointmass.ENV), "--trust-modules", "point/base"):
+        assert word in str(caught.value)
+    text = "[tasks.a]\ndataset='stratdiff/hopper-medium'\n[variants.b]\n"
+    with pytest.raises(UserError, match="'own_parts:OwnScore' is code that a file names as --sco"):
+        read_spec(write(tmp_path / "a.toml", text + "score='own_parts:OwnScore'"))
+    registry.trust("own_parts:OwnScore")
+    (cell,) = read_spec(tmp_path / "a.toml")
+    assert cell.config.scoring.curiosity == 0.5
+
+
+def test_the_processes_of_cells_inherit_trust(tmp_path, monkeypatch, untrusting):
+    """Also those of a cluster, which another process starts."""
+    jobs = []
+
+    def start(command, input, **options):
+        jobs.append(json.loads(input))
+        return subprocess.CompletedProcess(command, 0, "")
+
+    monkeypatch.setattr(experiments.subprocess, "run", start)
+    registry.trust("own_parts:OwnScore")
+    (cell, *_) = read_spec(write(tmp_path / "a.toml", SPEC))
+    trusted = registry.trusted()
+    monkeypatch.setattr(registry, "_trusted", set())
+    assert experiments._run_apart(cell, tmp_path, trusted) == ""
+    assert jobs[0][3] == ["own_parts:OwnScore"]
+
+
 def test_an_out_that_cannot_be_made_is_named(spec, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--out is '.*file'"):
@@ -196,16 +226,17 @@ def test_an_out_that_cannot_be_made_is_named(spec, tmp_path):
 def test_a_compare_that_is_terminated_leaves_no_run_behind(spec, tmp_path):
     spec.write_text(spec.read_text().replace("offline_steps = 60", "offline_steps = 10_000_000"))
     run, command = tmp_path / "out/point/base", [sys.executable, "-m", "stratdiff.cli", "compare"]
-    process = subprocess.Popen([*command, str(spec), "--out", str(tmp_path / "out")])
+    arguments = [str(spec), "--out", str(tmp_path / "out"), "--trust-modules"]
+    process = subprocess.Popen([*command, *arguments])
     limit = time.monotonic() + 120
     while not (run / "checkpoints").is_dir() and time.monotonic() < limit:
         time.sleep(0.1)
-    with pytest.raises(UserError, match="another process"), alone(run):
+    with pytest.raises(UserError, match="another process"), lock_directory(run):
         pass
     process.terminate()
     assert process.wait(30) == 143
     time.sleep(1)
-    with alone(run):  # nobody trains there any more
+    with lock_directory(run):  # nobody trains there any more
         pass
 
 
@@ -225,38 +256,9 @@ def test_ray_that_is_not_there_is_named(tmp_path, monkeypatch):
         compare(cells, tmp_path / "out", ray=True, say=lambda _: None)
 
 
-def test_what_a_phase_reads_decides_its_key(tiny, tmp_path):
-    def keys(**options):
-        shared = Pretrained(tmp_path, tiny(**options), "data", {"jax": "1"})
-        return {p: shared.folder(p).name for p in ("base", "behaviour", "support", "energy")}
-
-    plain = keys()
-    online = {"rho": 0.3, "method": "random", "guidance_scale": 1.0, "utd": 4, "online_steps": 9}
-    assert keys(**online) == plain
-    for options, moved in (
-        ({"offline_steps": 61}, {"base", "energy"}),
-        ({"iql": {"expectile": 0.9}}, {"base", "energy"}),
-        ({"base": "calql"}, {"base", "energy"}),
-        ({"behaviour_steps": 61}, {"behaviour", "support", "energy"}),
-        ({"behaviour": {"widths": [8, 8]}}, {"behaviour", "support", "energy"}),
-        ({"behaviour": {"support_actions": 5}}, {"support", "energy"}),
-        ({"energy": {"inverse_temperature": 1.0}}, {"energy"}),
-        ({"seeds": (1,)}, set(plain)),
-    ):
-        changed = keys(**merged(options))
-        assert {p for p in plain if changed[p] != plain[p]} == moved, options
-
-
-def merged(options):
-    return {
-        key: conftest.TINY[key] | value if isinstance(value, dict) else value
-        for key, value in options.items()
-    }
-
-
 @pytest.mark.parametrize("path", sorted((conftest.TESTS.parent / "experiments").glob("*.toml")))
 def test_the_experiments_of_the_repository_can_be_read(path):
     cells = read_spec(path)
     assert len({cell.name for cell in cells}) == len(cells) > 4
-    plain = [c for c in cells if c.config.method == "base" and c.config.base != "sac"]
+    plain = [c for c in cells if c.config.score == "none" and c.config.base != "sac"]
     assert {c.config.base for c in cells} - {"sac"} == {c.config.base for c in plain}

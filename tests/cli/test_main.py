@@ -1,39 +1,27 @@
-"""The command line: help, and one clear sentence with exit code 2 for every mistake."""
+"""The command line: usage, and one clear sentence with exit code 2 for every mistake."""
 
-import re
-
+import h5py
+import numpy as np
 import pytest
+from commands import run
 
-from stratdiff.cli import main
-
-
-def run(capsys, *args):
-    """(exit code, standard output, standard error) of a command."""
-    try:
-        code = main([str(a) for a in args])
-    except SystemExit as stop:
-        code = stop.code
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def test_help_lists_every_option_with_its_default(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    code, out, _ = run(capsys, "train", "--help")
-    assert code == 0
-    options = re.findall(r"--([a-z0-9.-]+)", out)
-    names = """dataset env base method alignment rho guidance-scale utd seeds offline-steps
-        online-steps preset out config iql.expectile calql.alpha behaviour.widths energy.hidden"""
-    for option in names.split():
-        assert option in options
-    assert out.count("(default: ") >= 50
-    assert "(default: demo)" in out
+import stratdiff
+from stratdiff import cli
+from stratdiff.cli import train
 
 
 def test_usage(capsys):
     assert run(capsys)[0] == 2
     code, out, _ = run(capsys, "--help")
     assert code == 0 and "train" in out and "resume" in out and "eval" in out
+    assert run(capsys, "--version") == (0, f"{stratdiff.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["resume", "eval", "compare", "report"])
+def test_every_command_has_help(capsys, command):
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0 and f"usage: stratdiff {command}" in out
+    assert ("--trust-modules" in out) == (command != "report")
 
 
 @pytest.mark.parametrize(
@@ -43,6 +31,8 @@ def test_usage(capsys):
         (["train", "--rho", "1.5"], "--rho is 1.5; it must be between 0 and 1"),
         (["train", "--rho", "-0.1"], "--rho"),
         (["train", "--base", "dqn"], "--base"),
+        (["train", "--score", "kde"], "--score is 'kde'; it must be one of none, random, guided"),
+        (["train", "--split", "half"], "--split is 'half'; it must be one of ratio"),
         (["train", "--rho", "half"], "--rho"),
         (["train", "--frobnicate", "1"], "--frobnicate"),
         (["train", "--seeds", "1", "1"], "--seeds is (1, 1); it must be different numbers"),
@@ -55,6 +45,7 @@ def test_usage(capsys):
         (["resume", "nowhere"], "'nowhere' is no run directory"),
         (["eval", "nowhere"], "'nowhere' is no run directory"),
         (["eval", "nowhere", "--episodes", "0"], "--episodes is 0"),
+        (["compare", "nowhere.toml"], "'nowhere.toml' does not exist"),
     ],
 )
 def test_mistakes(capsys, tmp_path, monkeypatch, args, expected):
@@ -67,9 +58,6 @@ def test_mistakes(capsys, tmp_path, monkeypatch, args, expected):
 
 
 def test_unknown_environment(capsys, tmp_path, monkeypatch):
-    import h5py
-    import numpy as np
-
     monkeypatch.chdir(tmp_path)
     with h5py.File("data.hdf5", "w") as file:
         for key, shape in (
@@ -94,3 +82,12 @@ def test_not_hdf5(capsys, tmp_path, monkeypatch):
     assert code == 2
     assert "could not be opened as HDF5" in err
     assert [p.name for p in tmp_path.iterdir()] == ["data.hdf5"]
+
+
+def test_an_interrupted_command_says_how_to_go_on(capsys, monkeypatch):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "main", interrupt)
+    assert cli.main(["train"]) == 130
+    assert "`stratdiff resume DIR`" in capsys.readouterr().err

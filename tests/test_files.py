@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from stratdiff.data.lock import alone, locked
 from stratdiff.errors import UserError
+from stratdiff.files import lock_directory, lock_file
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from stratdiff.data import lock
-with getattr(lock, sys.argv[1])(Path(sys.argv[2])):
+from stratdiff import files
+with getattr(files, sys.argv[1])(Path(sys.argv[2])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -41,47 +41,47 @@ def visible(folder):
     return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def test_alone_between_processes(tmp_path, hold):
+def test_lock_directory_between_processes(tmp_path, hold):
     run = tmp_path / "runs" / "one"
-    process = hold("alone", run)
+    process = hold("lock_directory", run)
     words = rf"another process is training the run '{run}'"
-    with pytest.raises(UserError, match=words), alone(run):
+    with pytest.raises(UserError, match=words), lock_directory(run):
         pass
     assert visible(run) == []  # the directory still looks empty to `train`
     process.kill()
     process.wait()
-    with alone(run):
+    with lock_directory(run):
         assert run.is_dir()
     assert list(run.iterdir()) == []
 
 
-def test_alone_inside_of_one_process(tmp_path):
-    with alone(tmp_path / "a"), alone(tmp_path / "b"):
-        with pytest.raises(UserError, match="another process"), alone(tmp_path / "a"):
+def test_lock_directory_inside_of_one_process(tmp_path):
+    with lock_directory(tmp_path / "a"), lock_directory(tmp_path / "b"):
+        with pytest.raises(UserError, match="another process"), lock_directory(tmp_path / "a"):
             pass
-        with pytest.raises(UserError, match="another process"), alone(tmp_path / "a"):
+        with pytest.raises(UserError, match="another process"), lock_directory(tmp_path / "a"):
             pass
-    with alone(tmp_path / "a"):
+    with lock_directory(tmp_path / "a"):
         pass
-    with pytest.raises(KeyError), alone(tmp_path / "a"):
+    with pytest.raises(KeyError), lock_directory(tmp_path / "a"):
         raise KeyError
-    with alone(tmp_path / "a"):
+    with lock_directory(tmp_path / "a"):
         pass
 
 
 def test_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     run = tmp_path / "file" / "run"
-    with pytest.raises(UserError, match=r"cannot be made or read .*--out"), alone(run):
+    with pytest.raises(UserError, match=r"cannot be made or read .*--out"), lock_directory(run):
         pass
 
 
-def test_locked_waits_for_the_other(tmp_path, hold):
+def test_lock_file_waits_for_the_other(tmp_path, hold):
     path, order = tmp_path / "deep" / "made.hdf5", []
-    process = hold("locked", path)
+    process = hold("lock_file", path)
 
     def wait():
-        with locked(path):
+        with lock_file(path):
             order.append("second")
 
     thread = threading.Thread(target=wait)

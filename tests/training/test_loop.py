@@ -1,0 +1,178 @@
+"""`train` and `resume`: killed and resumed, given environments, directories that are taken."""
+
+import gymnasium
+import pytest
+import runs
+
+import stratdiff
+from stratdiff.errors import UserError
+from stratdiff.sinks.progress import Reporter
+
+
+def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(programs, tiny, tmp_path):
+    config = tmp_path / "config.json"
+    # Log points, and so checkpoints, fall into the middle of episodes (of 40 steps).
+    long = tiny(
+        offline_steps=180, online_steps=240, log_interval=30, seeds=[3, 5],
+        track=["runs:Recording"],
+    )  # fmt: skip
+    config.write_text(long.to_json())
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+
+    def command(*args):
+        return runs.process(programs, "-m", "stratdiff.cli", *args, "--trust-modules")
+
+    def train(out):
+        return command("train", "--config", config, "--out", out)
+
+    runs.finish(train(whole))
+    runs.kill_when(train(cut), cut, "base", 30)
+    runs.kill_when(command("resume", cut), cut, "behaviour", 30)
+    runs.kill_when(command("resume", cut), cut, "online", 60)
+    assert not (cut / "summary.json").exists()
+    runs.kill_when(command("resume", cut), cut, "online", 150)
+    text = runs.finish(command("resume", cut))
+    assert "warning" not in text
+    first, second = (runs.summary(d) for d in (whole, cut))
+    assert first["parameters_sha256"] == second["parameters_sha256"]
+    assert len(set(first["parameters_sha256"])) == 2
+    assert first["score"] == second["score"]
+    points = runs.log_points(whole)
+    assert points == runs.log_points(cut)
+    # The config is complete: nothing of the run is anywhere else.
+    assert (whole / "config.json").read_text() == config.read_text()
+
+    # Somebody's own sink gets every log point once, and is told what a resumed run logs again.
+    names = ["open", "rewind", *["log"] * len(points), "finish", "close"]
+    calls = runs.recorded(whole)
+    assert [call[0] for call in calls] == names
+    assert calls[0] == ["open", [3, 5]] and calls[1] == ["rewind", 0, 0]
+    assert calls[-2] == ["finish", first["parameters_sha256"]]
+    kept, total_step = [], 0
+    for name, *what in runs.recorded(cut):
+        if name == "rewind":
+            assert what[0] <= len(kept)
+            kept, total_step = kept[: what[0]], what[1]
+        elif name == "log":
+            assert what[2] >= total_step  # what is logged comes after the checkpoint
+            kept.append([name, *what])
+    assert kept == [call for call in calls if call[0] == "log"]
+    assert [(phase, step) for _, phase, step, *_ in kept] == [
+        (p["phase"], p["step"]) for p in points
+    ]
+    assert [call[3] for call in kept] == sorted(call[3] for call in kept)
+    assert all(shape == [2] for call in kept for shape in call[4].values())
+    assert [name for name, *_ in runs.recorded(cut)].count("finish") == 1
+
+
+def test_resuming_a_finished_run_changes_nothing(small_run):
+    before = runs.log_points(small_run.directory)
+    again = stratdiff.resume(small_run.directory, reporter=runs.QUIET)
+    assert again.summary["parameters_sha256"] == small_run.summary["parameters_sha256"]
+    assert runs.log_points(small_run.directory) == before
+
+
+def test_an_output_directory_with_a_run_in_it_is_left_alone(small_run, tiny):
+    before = (small_run.directory / "summary.json").read_bytes()
+    with pytest.raises(UserError, match=r"already holds a run.*resume"):
+        stratdiff.train(tiny(), small_run.directory)
+    assert (small_run.directory / "summary.json").read_bytes() == before
+
+
+def test_an_output_directory_that_is_taken_is_left_alone(tiny, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a file; give another --out"):
+        stratdiff.train(tiny(), tmp_path / "file")
+    with pytest.raises(UserError, match="already holds 'file', but no run"):
+        stratdiff.train(tiny(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_resume_needs_a_run(tmp_path):
+    with pytest.raises(UserError, match=r"is no run directory: it has no config\.json"):
+        stratdiff.resume(tmp_path)
+
+
+# Environments from a program
+
+
+class Counted(gymnasium.Wrapper):
+    """Counts its instances, and what is done with them."""
+
+    made, steps, closed = 0, 0, 0
+
+    def __init__(self):
+        super().__init__(runs.make_env())
+        Counted.made += 1
+
+    def step(self, action):
+        Counted.steps += 1
+        return super().step(action)
+
+    def close(self):
+        Counted.closed += 1
+        super().close()
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    Counted.made = Counted.steps = Counted.closed = 0
+
+
+def test_one_object_trains_one_seed_without_a_second_environment(tiny, tmp_path):
+    config = tiny(score="none", eval_episodes=0, env="")
+    result = stratdiff.train(config, tmp_path / "run", env=Counted(), reporter=runs.QUIET)
+    # One environment, and no step but those of the training; it stays the caller's to close.
+    assert (Counted.made, Counted.steps, Counted.closed) == (1, 120, 0)
+    assert result.scores == {}
+    assert result.summary["environment"] == "PointMass-v0"
+    assert result.config.env == stratdiff.OUTSIDE
+    assert not any("score" in point for point in runs.log_points(result.directory))
+    assert (result.directory / "curves.png").stat().st_size > 1000
+
+    with pytest.raises(UserError, match=r"the calling program's, and none was given.*env="):
+        stratdiff.resume(result.directory, reporter=runs.QUIET)
+    again = stratdiff.resume(result.directory, env=Counted(), reporter=runs.QUIET)
+    assert again.summary["parameters_sha256"] == result.summary["parameters_sha256"]
+    assert (Counted.made, Counted.steps) == (2, 120)
+
+    # The environment by its name gives the same bits, and so does one with evaluations.
+    named = stratdiff.train(tiny(score="none"), tmp_path / "named", reporter=runs.QUIET)
+    assert named.summary["parameters_sha256"] == result.summary["parameters_sha256"]
+
+
+def test_a_factory_makes_evaluation_environments_when_they_are_needed(tiny, tmp_path):
+    config = tiny(score="none", seeds=[3, 5], offline_steps=20, online_steps=40)
+    made = []  # environments at the begin of each phase
+
+    class Watching(Reporter):
+        def begin(self, name, total, done=0):
+            made.append((name, Counted.made))
+
+    result = stratdiff.train(config, tmp_path / "run", env=Counted, reporter=Watching(quiet=True))
+    # One to see its sizes, which is then an evaluation's; the seeds' own when they start.
+    assert made == [("data", 1), ("base", 1), ("online", 6)] or made == [
+        ("base", 1),
+        ("online", 6),
+    ]
+    assert Counted.made == Counted.closed == 2 * 2 + 2
+    assert len(result.scores["after"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seeds": [0, 1], "eval_episodes": 0}, "2 environments are needed"),
+        ({"eval_episodes": 1}, "2 environments are needed"),
+    ],
+)
+def test_one_object_is_not_enough(tiny, tmp_path, options, said):
+    with pytest.raises(UserError, match=f"{said}, but .* one environment object; give a function"):
+        stratdiff.train(tiny(**options), tmp_path / "run", env=Counted(), reporter=runs.QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_environment_at_all_is_one_sentence(tiny, tmp_path):
+    with pytest.raises(UserError, match=r"none was given.*Session"):
+        stratdiff.train(tiny(env=stratdiff.OUTSIDE), tmp_path / "run", reporter=runs.QUIET)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,95 @@
+"""From options, task and data to a setup: reward units, sizes, data that do not fit."""
+
+import dataclasses
+
+import h5py
+import numpy as np
+import pointmass
+import pytest
+import runs
+
+import stratdiff
+from stratdiff.data.sources import load_dataset
+from stratdiff.errors import UserError
+from stratdiff.tasks import Task, find_task
+from stratdiff.training.setup import check_data, make_setup, reward_scale
+
+
+def units_of(config, dataset):
+    return make_setup(config, find_task(config.env), reward_scale(config, dataset))[1]
+
+
+def test_reward_units(tiny):
+    dataset = load_dataset(tiny().dataset)
+    calql = units_of(dataclasses.replace(tiny(base="calql"), recipe="antmaze"), dataset)
+    assert (calql.scale, calql.shift, calql.q_divisor) == (10, -5, 10)
+    iql = units_of(dataclasses.replace(tiny(), recipe="antmaze"), dataset)
+    assert (iql.scale, iql.shift, iql.q_divisor) == (1, -1, 1)
+    returns = [
+        float(r.sum()) for r in np.split(dataset.rewards, np.flatnonzero(dataset.ends)[:-1] + 1)
+    ]
+    locomotion = units_of(tiny(), dataset)
+    assert locomotion.scale == pytest.approx(1000 / (max(returns) - min(returns)), rel=1e-5)
+    assert units_of(tiny(reward_scale=2.5), dataset).scale == 2.5
+
+
+def test_sizes_of_the_setup(tiny):
+    dataset, task = load_dataset(tiny().dataset), find_task(pointmass.ENV)
+    made = make_setup(tiny(offline_fraction=0.3), task, reward_scale(tiny(), dataset))[0]
+    assert (made.offline_rows, made.batch_size, made.capacity) == (5, 16, 120)
+    assert (made.horizon, made.failure_reward) == (pointmass.HORIZON, None)
+    endless = dataclasses.replace(task, horizon=None)
+    assert make_setup(tiny(online_steps=70), endless, 1.0)[0].horizon == 70
+    maze = dataclasses.replace(tiny(base="calql"), recipe="antmaze")
+    assert make_setup(maze, task, 1.0)[0].failure_reward == -5
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (Task("E", 3, 2), "observations of size 2 but environment 'E' has size 3"),
+        (Task("E", 2, 1), "actions of size 2 but environment 'E' has size 1"),
+        (Task("E", 2, 2, 30), "a trajectory of 40 rows .* after 30 steps"),
+    ],
+)
+def test_data_that_do_not_fit_the_task(tiny, task, said):
+    with pytest.raises(UserError, match=said):
+        check_data(task, load_dataset(tiny().dataset))
+
+
+def test_data_of_another_environment_of_d4rl(tiny):
+    dataset = dataclasses.replace(load_dataset(tiny().dataset), env_id="Hopper-v4")
+    with pytest.raises(UserError, match="collected in 'Hopper-v4', not in environment 'Walker2d"):
+        check_data(Task("Walker2d-v4", 2, 2), dataset)
+    check_data(Task("Hopper-v5", 2, 2), dataset)  # versions may differ
+
+
+def test_data_without_the_file_naming_its_environment(tiny, tmp_path, data_file):
+    nameless = tmp_path / "nameless.hdf5"
+    with h5py.File(data_file) as old, h5py.File(nameless, "w") as new:
+        for key in old:
+            new[key] = old[key][()]
+    with pytest.raises(UserError, match="does not name its environment; give it with --env"):
+        stratdiff.train(tiny(dataset=str(nameless), env=""), tmp_path / "run", reporter=runs.QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_of_another_environment(tiny, tmp_path):
+    with pytest.raises(
+        UserError, match="observations of size 2 but environment 'HalfCheetah-v4' has"
+    ):
+        stratdiff.train(tiny(env="HalfCheetah-v4"), tmp_path / "run", reporter=runs.QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_complete_trajectory_for_calql(tiny, tmp_path):
+    path = tmp_path / "open.hdf5"
+    arrays = pointmass.make_arrays(episodes=1)
+    with h5py.File(path, "w") as file:
+        for key, array in arrays.items():
+            file[key] = array[:30]
+    options = {"dataset": str(path), "reward_scale": 1.0}
+    with pytest.raises(UserError, match="no complete trajectory"):
+        stratdiff.train(tiny(base="calql", **options), tmp_path / "run", reporter=runs.QUIET)
+    with pytest.raises(UserError, match=r"rewards cannot be scaled.*--reward-scale"):
+        stratdiff.train(tiny(dataset=str(path)), tmp_path / "run", reporter=runs.QUIET)
