@@ -137,7 +137,7 @@ def test_gaussian_samples_have_the_mean_and_spread_and_are_cut():
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_around_keeps_the_differences_of_q(layer_norm):
+def test_q_of_several_actions_keeps_their_differences(layer_norm):
     """Far from 0 too, where all of Q in bfloat16 would lose them."""
     critic = CriticEnsemble(5, 2, (64, 64, 64), 2, jax.random.key(1), layer_norm)
     last = critic.members.layers[-1]
@@ -150,7 +150,7 @@ def test_around_keeps_the_differences_of_q(layer_norm):
     obs = jnp.asarray(rng.normal(size=(20, 5)), jnp.float32)
     actions = jnp.asarray(rng.uniform(-1, 1, (20, 16, 2)), jnp.float32)
     exact = np.asarray(eqx.filter_jit(critic)(obs[:, None], actions))
-    found = np.asarray(eqx.filter_jit(critic.around)(obs, actions))
+    found = np.asarray(eqx.filter_jit(critic.for_actions)(obs, actions))
     assert found.shape == exact.shape
     spread = exact.std(axis=-1).mean()
     assert spread > 0.1
@@ -160,7 +160,7 @@ def test_around_keeps_the_differences_of_q(layer_norm):
     assert np.abs(whole - exact).max() > 0.5 * spread
 
 
-def test_around_in_blocks_and_seeds_in_turn_is_the_plain_form():
+def test_q_of_several_actions_in_blocks_and_seeds_in_turn_is_the_plain_form():
     """150 states are two blocks and a rest; each of three seeds has critics of its own."""
     critics = [
         CriticEnsemble(5, 2, (16, 16), 2, key) for key in jax.random.split(jax.random.key(2), 3)
