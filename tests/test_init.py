@@ -41,11 +41,6 @@ def test_an_unknown_name_is_an_attribute_error():
         from stratdiff import nothing  # noqa: F401
 
 
-def test_names_can_be_imported_in_any_order():
-    """Also those of a module that imports the package again."""
-    fresh("from stratdiff import Result, Policy, train, OUTSIDE; assert callable(train)")
-
-
 @pytest.mark.parametrize(
     "code",
     ["import stratdiff", "from stratdiff.cli import main; main(['--help'])"],
@@ -59,8 +54,8 @@ def test_importing_is_light_and_quick(code):
     assert seconds < 1.0
 
 
-def test_the_package_can_be_imported_without_fcntl():
+def test_names_can_be_imported_in_any_order_and_without_fcntl():
     """As on Windows, which has none; locks are taken through filelock."""
+    code = "import sys; sys.modules['fcntl'] = None; from stratdiff import Result, Policy, train; "
     names = [name for name in stratdiff.__all__ if name != "__version__"]
-    code = "import sys; sys.modules['fcntl'] = None; import stratdiff; "
-    fresh(code + f"[getattr(stratdiff, name) for name in {names!r}]")
+    fresh(code + f"import stratdiff; [getattr(stratdiff, name) for name in {names!r}]")
