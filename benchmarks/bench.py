@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import loop, memory
 from benchmarks.worker import Timing, Worker, ratio, take_turns
-from stratdiff.training.summary import write_text
+from stratdiff.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 Record = dict[str, Any]

@@ -35,13 +35,14 @@ import numpy as np
 import stratdiff
 from benchmarks import ours
 from benchmarks.bench import markdown
+from stratdiff.files import write_text
 from stratdiff.sinks.jsonl import NAME, read_metrics
 from stratdiff.sinks.progress import Reporter
 from stratdiff.tasks import find_task, make_env
 from stratdiff.training import pretrain
 from stratdiff.training.environments import Environments
 from stratdiff.training.evaluate import Evaluator
-from stratdiff.training.summary import versions, write_text
+from stratdiff.training.summary import versions
 
 Record = dict[str, Any]
 Builder = Callable[[], ours.Run]

@@ -32,6 +32,7 @@ from stratdiff.data.device import DeviceData, to_device
 from stratdiff.data.made import recipes, store
 from stratdiff.diffusion.behaviour import BehaviourModel
 from stratdiff.diffusion.sampler import TimeGrid, guided
+from stratdiff.files import write_text
 from stratdiff.policy import Policy
 from stratdiff.scores.guided import guided_alignment
 from stratdiff.scores.support import support_alignment, support_std
@@ -40,7 +41,7 @@ from stratdiff.tasks import find_task, make_env
 from stratdiff.training import pretrain
 from stratdiff.training.setup import make_setup, reward_scale
 from stratdiff.training.state import TrainState
-from stratdiff.training.summary import versions, write_text
+from stratdiff.training.summary import versions
 
 DATASET = "stratdiff/halfcheetah-medium-replay"
 SCALES = (3.0, 0.0)

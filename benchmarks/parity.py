@@ -23,13 +23,13 @@ from benchmarks.bench import RESULTS, about
 from stratdiff.config import Config
 from stratdiff.data.sources import load_dataset
 from stratdiff.experiments import read_spec
+from stratdiff.files import write_text
 from stratdiff.nn import MLP
 from stratdiff.sinks.jsonl import NAME, read_metrics
 from stratdiff.training.environments import find_environments
 from stratdiff.training.evaluate import Evaluator
 from stratdiff.training.loop import train
 from stratdiff.training.setup import make_setup, reward_scale
-from stratdiff.training.summary import write_text
 
 Curve = dict[int, list[float]]
 """Score of every seed after so many updates."""

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from logged import ROWS, make_arrays, qlearning_dataset
-from stratdiff.train.state import DeviceData
 
 from stratdiff.data import hdf5
+from stratdiff.data.device import DeviceData
 from stratdiff.errors import UserError
 
 

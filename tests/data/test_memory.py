@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stratdiff.data.dataset import BLOCK, aligned_empty, from_arrays, validate
+from stratdiff.cpu import aligned_empty
+from stratdiff.data.dataset import BLOCK, from_arrays, validate
 from stratdiff.errors import UserError
 
 ROWS = 2_000_000
@@ -24,7 +25,8 @@ import jax
 from stratdiff.config import make_config
 from stratdiff.data.sources import load_dataset
 from stratdiff.tasks import find_task
-from stratdiff.train.state import make_learner, to_device
+from stratdiff.data.device import to_device
+from stratdiff.training.setup import make_setup, reward_scale
 
 
 def memory(key):
@@ -33,9 +35,10 @@ def memory(key):
 
 
 def prepare(path):
-    config = make_config(dataset=path, method="base")
+    config = make_config(dataset=path, score="none")
     dataset = load_dataset(path)
-    data = to_device(make_learner(config, find_task(dataset.env_id), dataset), dataset)
+    setup, units = make_setup(config, find_task(dataset.env_id), reward_scale(config, dataset))
+    data = to_device(dataset, units.scale, units.shift, setup.algorithm.agent.discount, False)
     jax.block_until_ready(data)
     dataset.episodes(), dataset.fingerprint
     shared = ("obs", "observations"), ("action", "actions"), ("rows", "transitions")

@@ -238,9 +238,9 @@ def test_a_run_without_an_online_phase(tmp_path, undrawn):
 
 def test_a_run_of_the_program(tiny, tmp_path):
     """What `train` really leaves is what is read."""
-    from stratdiff.train.run import train
+    from stratdiff import train
 
-    config = tiny(method="random", offline_steps=20, online_steps=40, eval_episodes=1)
+    config = tiny(score="random", offline_steps=20, online_steps=40, eval_episodes=1)
     result = train(config, tmp_path / "run")
     (run,), left_out = results.read([str(tmp_path / "run")])
     assert left_out == []

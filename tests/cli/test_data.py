@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pointmass
 import pytest
-from stratdiff.train.run import train
-from stratdiff.train.track import Reporter
-from test_cli import run
+from commands import run
 
 from stratdiff.config import make_config
 from stratdiff.data import d4rl, hdf5, sources
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.made import store
 from stratdiff.errors import UserError
+from stratdiff.sinks.progress import Reporter
+from stratdiff.training.loop import train
 
 
 @pytest.fixture(autouse=True)
@@ -159,20 +159,20 @@ def test_episodes_longer_than_the_horizon(places, tiny, ends, longest):
 def test_longest_trajectory_that_is_allowed(places, tiny):
     data = dataset(82, (40, 81))
     assert data.longest == 41
-    train(tiny(offline_steps=20, online_steps=0, method="base"), places / "out", data)
+    train(tiny(offline_steps=20, online_steps=0, score="none"), places / "out", data)
 
 
 def test_newer_mujoco_is_said(places, tiny, monkeypatch):
     said = []
     monkeypatch.setattr(Reporter, "say", lambda self, text: said.append(text))
-    from stratdiff.train import run as module
+    from stratdiff.training import run as module
 
     monkeypatch.setattr(
         module, "physics_note", lambda env_id, made_with: f"{env_id} of MuJoCo {made_with}"
     )
     data = dataset(41, (40,), metadata={"mujoco": "99.1"})
     train(
-        tiny(offline_steps=20, online_steps=0, method="base", reward_scale=1.0),
+        tiny(offline_steps=20, online_steps=0, score="none", reward_scale=1.0),
         places / "out",
         data,
     )
@@ -200,7 +200,7 @@ def test_file_of_another_environment(places, tiny, made_in, env, refused):
     }
     path = places / "other.hdf5"
     hdf5.write(path, arrays, made_in)
-    config = tiny(dataset=str(path), env=env, offline_steps=20, online_steps=0, method="base")
+    config = tiny(dataset=str(path), env=env, offline_steps=20, online_steps=0, score="none")
     if refused:
         with pytest.raises(UserError, match=f"collected in '{made_in}', not in .*'{env}'"):
             train(config, places / "out")
