@@ -111,7 +111,7 @@ def test_train_names_near_data_sets(capsys):
 
 def test_the_recipe_follows_from_the_data():
     assert make_config(dataset="stratdiff/antmaze-umaze").recipe == "antmaze"
-    assert make_config(dataset="d4rl/antmaze-large-play-v2").behaviour.support_actions == 32
+    assert make_config(dataset="d4rl/antmaze-large-play-v2").scoring.behaviour.support_actions == 32
     assert make_config(dataset="d4rl/hopper-medium-v2").recipe == "locomotion"
     assert (
         make_config(dataset="stratdiff/antmaze-umaze", recipe="locomotion").recipe == "locomotion"
@@ -212,6 +212,6 @@ def test_file_of_another_environment(places, tiny, made_in, env, refused):
 @pytest.mark.parametrize("name", ["stratdiff/halfcheetah-medium-replay", "what I call it"])
 def test_data_in_memory_are_not_scored_by_another_set(places, tiny, name):
     # The config's name, a default or the user's own, says nothing of data given in memory.
-    options = {"dataset": name, "offline_steps": 20, "online_steps": 0, "method": "base"}
+    options = {"dataset": name, "offline_steps": 20, "online_steps": 0, "score": "none"}
     result = train(tiny(**options), places / "out", dataset(82, (40, 81)))
     assert result.summary["normalized"] is False

@@ -251,7 +251,8 @@ def test_a_run_of_the_program(tiny, tmp_path):
     assert run.about["dataset"]["fingerprint"] and run.about["updates_per_second"]["online"] > 0
     # The runs that the other tests make up have the form of a real one.
     made_up = write_run(tmp_path / "made up")
-    of_scores = {"rho", "guidance_scale", "behaviour", "energy", "behaviour_steps", "energy_steps"}
+    of_scores = {"rho", "guidance_scale", "inverse_temperature", "behaviour", "energy"}
+    of_scores |= {"behaviour_steps", "energy_steps"}
     assert CONFIG.keys() - of_scores <= run.config.keys()
     summary = json.loads((made_up / "summary.json").read_text())
     assert summary.keys() == result.summary.keys()
