@@ -56,9 +56,11 @@ def check_enough(given: Given, n: int) -> None:
 
 def scored(task: Task, name: str) -> Task:
     """The task; scored by the data set's reference returns where only the data set knows them."""
+    if task.reference_returns is not None:
+        return task
     with contextlib.suppress(UserError):  # data in memory have no name that can be looked up
         entry = locate(name)[1]
-        if task.reference_returns is None and entry.env_id is None:
+        if entry.env_id is None:
             return dataclasses.replace(task, reference_returns=entry.reference_returns)
     return task
 
