@@ -173,7 +173,14 @@ def test_own_source_that_is_not_there(module, name, words):
 
 
 def test_defaults_of_a_source():
-    source = Source("mine/")
+    with pytest.raises(TypeError, match="abstract method '?load"):
+        Source("mine/")
+
+    class Mine(Source):
+        def load(self, entry, env="", progress=None):
+            return None
+
+    source = Mine("mine/")
     assert list(source.entries()) == [] and source.find("mine/a") == Entry("mine/a")
     assert source.local(Entry("mine/a")) is None and not source.keeps_hdf5
 

@@ -5,6 +5,7 @@ belongs to the source `hdf5`. `my_package:MySource/some-name` is a set of somebo
 class `MySource` of the module `my_package`; see `Source`.
 """
 
+import abc
 import dataclasses
 import re
 from collections.abc import Callable, Iterable
@@ -37,7 +38,7 @@ class Entry:
     """Where it is downloaded from."""
 
 
-class Source:
+class Source(abc.ABC):
     """A source of data sets. One of your own is a subclass with `load`, in any module:
 
         class MySource(Source):
@@ -78,6 +79,7 @@ class Source:
         """Where the set is on this machine; None: nowhere yet."""
         return None
 
+    @abc.abstractmethod
     def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:
         """The set, made or downloaded where it is not on this machine.
 
@@ -86,7 +88,7 @@ class Source:
         Raises:
             UserError: the data cannot be had or cannot be trained on.
         """
-        raise NotImplementedError
+        ...
 
 
 SOURCES: registry.Registry[Source] = registry.Registry(
