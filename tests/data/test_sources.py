@@ -173,7 +173,7 @@ def test_own_source_that_is_not_there(module, name, words):
 
 
 def test_defaults_of_a_source():
-    with pytest.raises(TypeError, match="abstract method '?load"):
+    with pytest.raises(TypeError, match=r"abstract method '?load"):
         Source("mine/")
 
     class Mine(Source):
