@@ -1,15 +1,24 @@
-"""Errors that are the user's to fix: the command line prints them as one sentence, exit code 2."""
+"""Errors that are not ours: the command line prints them as one sentence and their exit code."""
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class UserError(Exception):
     """Bad input. The message names what was found, what was expected and what to do."""
 
+    exit_code: ClassVar[int] = 2
+
 
 class TrainingDiverged(UserError):
     """A loss is no longer a finite number."""
+
+
+class RunStopped(UserError):
+    """Something outside failed during a run (a disk, an environment); what was saved is safe."""
+
+    exit_code: ClassVar[int] = 1
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ _COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 2 for bad input."""
+    """Run a command; the exit code: 2 for bad input, 1 where something outside failed."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         return importlib.import_module(f"stratdiff.cli.{_COMMANDS[args[0]]}").main(args[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         print(
             "\ninterrupted; `stratdiff resume DIR`, or the same `compare`, goes on from the last "
