@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from stratdiff.options import Decay
-from stratdiff.splits import Rows, diagnostics, stable_order
+from stratdiff.splits import Rows, SplitRule, conservative_first, diagnostics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +53,8 @@ def threshold(moments, deviations):
     return jnp.where(moments.weight > 0, mean + deviations * deviation, jnp.inf)
 
 
-@dataclasses.dataclass(frozen=True)
-class Threshold:
+class Threshold(SplitRule):
     """The `Split`."""
-
-    config: ThresholdOptions
 
     options = ThresholdOptions
     name = "threshold"
@@ -70,7 +67,6 @@ class Threshold:
         """Follow the offline rows' scores, then split; the number of rows is an array."""
         c = self.config
         state = follow(state, score, ~online, c.threshold_decay)
-        count = (score <= threshold(state, c.threshold_deviations)).sum()
-        metrics = diagnostics(score, online, count)
-        metrics["conservative_fraction"] = count / len(score)
-        return state, Rows(stable_order(score, count), count), metrics
+        offline_like = score <= threshold(state, c.threshold_deviations)
+        rows = Rows(conservative_first(offline_like), offline_like.sum())
+        return state, rows, diagnostics(score, online, offline_like)

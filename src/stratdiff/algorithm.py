@@ -7,7 +7,7 @@ docs/method.md states the method in full.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -94,11 +94,12 @@ class StratDiff:
         """
         agent = self.view(state)
         # 1. Score every row; low: it looks like the energy-guided behaviour policy (section 4).
-        score = self.score.score(state.score, agent, batch, keys.score)
+        prepared = self.score.prepare(state.score, agent, batch)
+        score = self.score.score(prepared, agent, batch, keys.score)
         # 2. Split the batch: conservative rows first (section 5).
         split, rows, metrics = self.split(state.split, score, batch.online)
         # 3. The score learns too: the energy model follows the current Q (section 2).
-        learned, more = self.score.update(state.score, agent, batch, keys.score_update)
+        learned, more = self.score.update(prepared, agent, batch, keys.score_update)
         # 4. Conservative loss on the first rows, plain online loss on the others (section 6).
         ordered = jax.tree.map(lambda x: x[rows.order], batch.transitions)
         new, losses = isolated(
@@ -108,8 +109,15 @@ class StratDiff:
         return State(new, learned, split), metrics | more | losses
 
     def view(self, state: State) -> AgentView:
-        """What the score may ask of the agent."""
-        return AgentView(
-            q=lambda obs, a: self.agent.support_q(state.agent, obs, a) / self.q_divisor,
-            policy=self.agent.policy(state.agent),
-        )
+        """What the score may ask of the agent; Q of the same arrays is computed once."""
+        known: list[tuple[Any, Any, Any]] = []
+
+        def q(obs: Any, actions: Any) -> Any:
+            for o, a, value in known:
+                if o is obs and a is actions:
+                    return value
+            value = self.agent.support_q(state.agent, obs, actions) / self.q_divisor
+            known.append((obs, actions, value))
+            return value
+
+        return AgentView(q, self.agent.policy(state.agent))

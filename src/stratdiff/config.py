@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -142,7 +143,7 @@ class Config(RunOptions):
 
     def to_json(self) -> str:
         """All options as JSON text."""
-        return json.dumps(self.to_table(), indent=2) + "\n"
+        return json.dumps(_without_inf(self.to_table()), indent=2, allow_nan=False) + "\n"
 
     def __repr__(self) -> str:
         return (
@@ -159,10 +160,14 @@ class Config(RunOptions):
         agent: Agent = AGENTS.find(self.base)(  # type: ignore[call-arg]
             self.agent, obs_dim, action_dim, self.offline_steps
         )
+        kind = split_class(self.split, self.score)
+        # Without use for a score none is trained; the origin is for free.
+        name = self.score if kind.uses_scores(self.splitting) else "origin"
+        score = SCORES.find(name)(self.scoring, obs_dim, action_dim)  # type: ignore[call-arg]
         return StratDiff(
             agent,
-            SCORES.find(self.score)(self.scoring, obs_dim, action_dim),  # type: ignore[call-arg]
-            split_class(self.split, self.score)(self.splitting),
+            score,
+            kind(self.splitting, score),
             self.batch_size,
             agent.reward_units(self.recipe, reward_scale).q_divisor,
         )
@@ -196,9 +201,17 @@ _PRESETS: dict[str, dict[str, Any]] = {
         },
         "energy": {"hidden": (64, 64, 64)},
     },
-    "paper": {},
+    "paper": {"iql": {"online_expectile": 0.99, "online_target": "max-q"}},
 }
 Preset = Literal["demo", "paper"]
+
+
+def _without_inf(table: dict[str, Any]) -> dict[str, Any]:
+    """The table with infinity as the word that `options.value_of` reads: JSON lacks the number."""
+    return {
+        k: _without_inf(v) if isinstance(v, dict) else "inf" if v == math.inf else v
+        for k, v in table.items()
+    }
 
 
 def _names(kind: Any) -> set[str]:

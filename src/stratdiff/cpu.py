@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import sequential_vmap
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 T = TypeVar("T", bound=PyTree)
 Rows = TypeVar("Rows", bound=PyTree)
@@ -70,14 +70,37 @@ def over_states(
 
 
 def sum_and_grad(
-    loss: Callable[[T, Rows], tuple[Float[Array, ""], Sums]], params: T, rows: Rows
+    loss: Callable[[T, Rows], tuple[Float[Array, ""], Sums]],
+    params: T,
+    rows: Rows,
+    count: Int[Array, ""] | None = None,
 ) -> tuple[tuple[Float[Array, ""], Sums], T]:
     """Value and gradient by `params` of a loss that is a sum over rows, and its further sums.
 
     As `jax.value_and_grad(loss, has_aux=True)`; but on a CPU the sum is taken in blocks of
-    `BLOCK` rows, so that the layers' values stay in its cache.
+    `BLOCK` rows, so that the layers' values stay in its cache. With `count`, only the first rows
+    count: the loss has to be 0 for the others, and on a CPU blocks of such rows are skipped.
     """
     whole = jax.value_and_grad(loss, has_aux=True)
+
+    def counted(
+        params: T, rows: Rows, count: Int[Array, ""]
+    ) -> tuple[tuple[Float[Array, ""], Sums], T]:
+        def add(
+            i: Int[Array, ""], total: tuple[tuple[Float[Array, ""], Sums], T]
+        ) -> tuple[tuple[Float[Array, ""], Sums], T]:
+            block = jax.tree.map(
+                lambda x: jax.lax.dynamic_slice_in_dim(x, i * BLOCK, BLOCK), padded
+            )
+            return jax.tree.map(jnp.add, total, whole(params, block))
+
+        n = len(jax.tree.leaves(rows)[0])
+        padded = jax.tree.map(
+            lambda x: jnp.pad(x, [(0, -n % BLOCK), *[(0, 0)] * (x.ndim - 1)]), rows
+        )
+        shapes = jax.eval_shape(whole, params, rows)
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.fori_loop(0, (count + BLOCK - 1) // BLOCK, add, zero)
 
     def blocks(params: T, rows: Rows) -> tuple[tuple[Float[Array, ""], Sums], T]:
         n = len(jax.tree.leaves(rows)[0])
@@ -96,4 +119,8 @@ def sum_and_grad(
             total = jax.tree.map(jnp.add, total, whole(params, rest))
         return total
 
+    if count is not None:
+        return jax.lax.platform_dependent(
+            params, rows, count, cpu=counted, default=lambda p, r, _: whole(p, r)
+        )
     return jax.lax.platform_dependent(params, rows, cpu=blocks, default=whole)

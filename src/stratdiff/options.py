@@ -82,9 +82,11 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
     """The value of the option `name` as its type `kind` wants it; errors as `from_table`."""
     flag = "--" + name.replace("_", "-")
     if get_origin(kind) in (Union, types.UnionType):
-        if value is None:
-            return None
-        kind = next(k for k in get_args(kind) if k is not type(None))
+        kinds = get_args(kind)
+        allowed = [word for k in kinds if get_origin(k) is Literal for word in get_args(k)]
+        if value in allowed or (value is None and type(None) in kinds):
+            return value
+        kind = next(k for k in kinds if k is not type(None) and get_origin(k) is not Literal)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise UserError(f"{name} is {value!r}; it must be a table of options.")
@@ -100,7 +102,7 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
         if not isinstance(value, list | tuple) or any(type(x) is not item for x in value):
             raise UserError(f"{flag} is {value!r}; it must be a list of {what}.")
         return tuple(value)
-    if kind is float and type(value) is int:
+    if kind is float and (type(value) is int or value == "inf"):
         return float(value)
     if isinstance(kind, type) and type(value) is not kind:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}

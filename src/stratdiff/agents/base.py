@@ -40,6 +40,12 @@ class Actor(Protocol):
         """One random action per state."""
         ...
 
+    def log_prob(
+        self, obs: Float[Array, "*batch obs"], action: Float[Array, "*batch act"]
+    ) -> Float[Array, "*batch"]:
+        """Log-density of an action in [-1, 1]."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class RewardUnits:

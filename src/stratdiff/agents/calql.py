@@ -85,6 +85,10 @@ class CalQLState(eqx.Module):
 MAX_MULTIPLIER = 1e6
 
 
+# Where the authors' offset of the log standard deviation starts, a deviation of 0.37.
+INITIAL_LOG_STD = -1.0
+
+
 class _ConservativeRows(NamedTuple):
     """Conservative rows; `actions` are the data's, then uniform ones, then the policy's."""
 
@@ -162,7 +166,9 @@ class CalQL(ActorCritic):
     def init(self, key: PRNGKeyArray) -> CalQLState:
         """A fresh state."""
         c, (k1, k2) = self.config, jax.random.split(key)
-        actor = SquashedGaussianPolicy(self.obs_dim, self.action_dim, c.actor_hidden, k1)
+        actor = SquashedGaussianPolicy(
+            self.obs_dim, self.action_dim, c.actor_hidden, k1, INITIAL_LOG_STD
+        )
         critic = CriticEnsemble(self.obs_dim, self.action_dim, c.critic_hidden, 2, k2)
         zero = jnp.zeros(())
         return CalQLState(
@@ -182,8 +188,12 @@ class CalQL(ActorCritic):
     ) -> tuple[CalQLState, Metrics]:
         """Critics, actor, entropy temperature and Lagrange multiplier, from the same old state."""
         c, size = self.config, len(batch.reward)
-        # The rows that can be conservative: all of them where their number depends on the data.
+        kept = conservative_rows(conservative, size)
+        # Rows that can be conservative, and the first that can be plain: where their number depends
+        # on the data any row can be either, and a factor says which it is.
+        dynamic = not isinstance(conservative, int)
         k = conservative if isinstance(conservative, int) else size
+        first_plain = 0 if dynamic else k
         target_key, actor_key, uniform_key, now_key, next_key = jax.random.split(key, 5)
 
         n_target = c.sampled_actions if c.max_target_backup else 1
@@ -204,9 +214,9 @@ class CalQL(ActorCritic):
             log_prob=jnp.concatenate([now_log_prob, later_log_prob], axis=1),
             target=target[:k],
             v_ref=v_ref if c.calibrate else jnp.full_like(v_ref, -jnp.inf),
-            keep=conservative_rows(conservative, size)[:k].astype(float),
+            keep=kept[:k].astype(float),
         )
-        count = conservative if isinstance(conservative, int) else jnp.maximum(conservative, 1)
+        count = jnp.maximum(conservative, 1) if dynamic else conservative
         multiplier = (
             jnp.minimum(jnp.exp(state.log_multiplier), MAX_MULTIPLIER)
             if c.lagrange
@@ -226,24 +236,29 @@ class CalQL(ActorCritic):
                 )
             )(q_data, q_uniform, q_policy)
             bounded = (q_policy < rows.v_ref[:, None]).mean((0, 2))
-            if not isinstance(conservative, int):
-                gap, bounded = gap * rows.keep, bounded * rows.keep
+            q_data = q_data.mean(0)
+            if dynamic:
+                td, gap, bounded, q_data = (x * rows.keep for x in (td, gap, bounded, q_data))
             return mean_over_batch(td + c.alpha * multiplier * gap.sum(0), size), {
                 "td_loss": mean_over_batch(td, size),
-                "q_mean": mean_over_batch(q_data.mean(0), size),
+                "q_mean": mean_over_batch(q_data, size),
                 "conservative_gap": mean_over_batch(gap.mean(0), count),
                 "calibrated_fraction": mean_over_batch(bounded, count),
             }
 
         def plain_loss(critic: CriticEnsemble) -> tuple[Float[Array, ""], Metrics]:
-            q = critic(batch.obs[k:], batch.action[k:])
-            td = mean_over_batch(td_error(q, target[k:]), size)
-            return td, {"td_loss": td, "q_mean": mean_over_batch(q.mean(0), size)}
+            q = critic(batch.obs[first_plain:], batch.action[first_plain:])
+            td, q = td_error(q, target[first_plain:]), q.mean(0)
+            if dynamic:
+                td, q = td * ~kept, q * ~kept
+            loss = mean_over_batch(td, size)
+            return loss, {"td_loss": loss, "q_mean": mean_over_batch(q, size)}
 
         parts = []
         if k > 0:
-            parts.append(sum_and_grad(conservative_loss, state.critic, conservative_part))
-        if k < size:
+            counted = None if isinstance(conservative, int) else conservative
+            parts.append(sum_and_grad(conservative_loss, state.critic, conservative_part, counted))
+        if first_plain < size:
             parts.append(jax.value_and_grad(plain_loss, has_aux=True)(state.critic))
         q_loss = sum(loss for (loss, _), _ in parts)
         grads = jax.tree.map(lambda *g: sum(g), *(g for _, g in parts))
@@ -278,7 +293,7 @@ class CalQL(ActorCritic):
             log_multiplier, multiplier_opt = apply_gradients(
                 self.critic_optimizer, log_multiplier, -multiplier * slack, multiplier_opt
             )
-            if not isinstance(conservative, int):  # it rests where there is no such row
+            if dynamic:  # it rests where there is no such row
                 log_multiplier, multiplier_opt = jax.tree.map(
                     lambda new, old: jnp.where(conservative > 0, new, old),
                     (log_multiplier, multiplier_opt),

@@ -1,12 +1,13 @@
 """IQL: implicit Q-learning (Kostrikov et al. 2021, arXiv 2110.06169).
 
-A conservative sample gets expectile τ and the target r + γ V(s'). Any other one gets a higher
-expectile and r + γ max_j Q̄(s', a_j), a_j ~ π(·|s') (StratDiff; docs/method.md, section 6).
+A conservative sample gets expectile τ, the target r + γ V(s') and advantage-weighted regression.
+What any other one gets is three options (StratDiff; docs/method.md, section 6): the expectile, the
+target and the actor's loss.
 """
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -26,7 +27,11 @@ from stratdiff.agents.base import (
 from stratdiff.agents.networks import CriticEnsemble, GaussianPolicy
 from stratdiff.data.batch import Transition
 from stratdiff.nn import MLP, apply_gradients, copy, init_optimizer
-from stratdiff.options import Count, NonNegative, OpenFraction, Positive, Rate, Widths
+from stratdiff.options import Count, NonNegative, OpenFraction, Positive, Rate, Rule, Widths
+
+OwnOrSame = Annotated[
+    float | None, Rule(lambda x: x is None or 0 < x < 1, "between 0 and 1, exclusive, or None")
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,11 @@ class IQLConfig:
     """IQL's hyperparameters."""
 
     learning_rate: Positive = 3e-4
-    """Adam learning rate of actor, critics and value; the actor's decays to 0 offline (cosine)."""
+    """Adam learning rate of actor, critics and value."""
+    actor_schedule: Literal["constant", "cosine"] = "constant"
+    """The actor's rate offline: constant, or a cosine to 0 and the full rate again online."""
+    final_gain: Positive = 2**0.5
+    """Gain of the last layers' initial weights; the authors' fine-tuning has that of all layers."""
     actor_hidden: Widths = (256, 256)
     """Hidden layer widths of the actor."""
     critic_hidden: Widths = (256, 256)
@@ -45,12 +54,16 @@ class IQLConfig:
     """Rate at which target critics follow."""
     expectile: OpenFraction = 0.7
     """Expectile τ of conservative samples."""
-    online_expectile: OpenFraction = 0.99
-    """Expectile of online-like samples."""
+    online_expectile: OwnOrSame = None
+    """Expectile of online-like samples; None: the same."""
+    online_target: Literal["value", "max-q", "policy"] = "policy"
+    """Next value of online-like samples: V(s'), the best Q̄ of N actions from π, or Q̄ of one."""
+    online_actor: Literal["regression", "max-q"] = "regression"
+    """The actor's loss on online-like samples: advantage-weighted regression, or -Q̄ of its mode."""
     inverse_temperature: NonNegative = 3.0
     """β_awr in the actor's weight exp(β_awr A)."""
     max_target_actions: Count = 10
-    """Candidate actions N of an online-like sample's max-Q target."""
+    """Candidate actions N of the target `max-q`."""
 
 
 class IQLState(eqx.Module):
@@ -94,16 +107,21 @@ def max_q_value(q: Float[Array, "*batch candidates"]) -> Float[Array, "*batch"]:
     return q.max(-1)
 
 
+def max_q_actor_loss(q: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """-Q̄(s, π(s)) / mean |Q̄| per sample, the mean a constant (TD3+BC, arXiv 2106.06860, eq. 5)."""
+    return -q / jax.lax.stop_gradient(jnp.abs(q).mean() + 1e-8)
+
+
 @dataclasses.dataclass(frozen=True)
 class IQL(ActorCritic):
-    """The `Agent`. With `offline_steps` the actor's rate decays over them, a cosine to 0."""
+    """The `Agent`."""
 
     config: IQLConfig
 
     options = IQLConfig
     name = "iql"
     title = "IQL"
-    online_options = ("online_expectile", "max_target_actions")
+    online_options = ("online_expectile", "online_target", "online_actor", "max_target_actions")
     recipes: ClassVar = {"antmaze": {"expectile": 0.9, "inverse_temperature": 10.0}}
 
     @functools.cached_property
@@ -113,8 +131,8 @@ class IQL(ActorCritic):
 
     @functools.cached_property
     def actor_optimizer(self) -> optax.GradientTransformation:
-        """Adam, its rate decaying to 0 over the offline updates; the full rate again online."""
-        if self.offline_steps == 0:
+        """Adam; with the cosine its rate is back at the full one after the offline updates."""
+        if self.offline_steps == 0 or self.config.actor_schedule == "constant":
             return self.optimizer
 
         def rate(count: Int[Array, ""]) -> Float[Array, ""]:
@@ -127,9 +145,10 @@ class IQL(ActorCritic):
     def init(self, key: PRNGKeyArray) -> IQLState:
         """A fresh state."""
         c, (k1, k2, k3) = self.config, jax.random.split(key, 3)
-        actor = GaussianPolicy(self.obs_dim, self.action_dim, c.actor_hidden, k1)
-        value = MLP(self.obs_dim, c.critic_hidden, 1, k2)
-        critic = CriticEnsemble(self.obs_dim, self.action_dim, c.critic_hidden, 2, k3)
+        sizes = self.obs_dim, self.action_dim
+        actor = GaussianPolicy(*sizes, c.actor_hidden, k1, c.final_gain)
+        value = MLP(self.obs_dim, c.critic_hidden, 1, k2, final_gain=c.final_gain)
+        critic = CriticEnsemble(*sizes, c.critic_hidden, 2, k3, final_gain=c.final_gain)
         return IQLState(
             actor=actor,
             value=value,
@@ -147,7 +166,7 @@ class IQL(ActorCritic):
         c, size = self.config, len(batch.reward)
         kept = conservative_rows(conservative, size)
         q = self.q(state, batch.obs, batch.action)
-        tau = jnp.where(kept, c.expectile, c.online_expectile)
+        tau = jnp.where(kept, c.expectile, c.online_expectile or c.expectile)
 
         def value_loss(value: MLP) -> Float[Array, ""]:
             return expectile_loss(q - value(batch.obs)[:, 0], tau).mean()
@@ -159,19 +178,27 @@ class IQL(ActorCritic):
         v, next_value = jnp.split(value(jnp.concatenate([batch.obs, batch.next_obs]))[:, 0], 2)
         weight = advantage_weight(q - v, c.inverse_temperature)
 
+        # Behind a static number of conservative rows; any row where the number depends on the data.
+        first = conservative if isinstance(conservative, int) else 0
+        plain = ~kept[first:]
+
         def actor_loss(actor: GaussianPolicy) -> Float[Array, ""]:
-            return regression_loss(actor.log_prob(batch.obs, batch.action), weight).mean()
+            losses = regression_loss(actor.log_prob(batch.obs, batch.action), weight)
+            if c.online_actor == "max-q" and first < size:
+                obs = batch.obs[first:]
+                greedy = max_q_actor_loss(self.q(state, obs, actor.mode(obs)))
+                losses = losses.at[first:].set(jnp.where(plain, greedy, losses[first:]))
+            return losses.mean()
 
         a_loss, grads = jax.value_and_grad(actor_loss)(state.actor)
         actor, actor_opt = apply_gradients(
             self.actor_optimizer, state.actor, grads, state.actor_opt
         )
 
-        # Max-Q values where rows can be online-like: behind a static number of conservative rows.
-        first = conservative if isinstance(conservative, int) else 0
-        if first < size:
+        if c.online_target != "value" and first < size:
             online_obs = batch.next_obs[first:]
-            candidates = state.actor.sample_n(online_obs, key, c.max_target_actions)
+            n = c.max_target_actions if c.online_target == "max-q" else 1
+            candidates = state.actor.sample_n(online_obs, key, n)
             best = max_q_value(self.q(state, online_obs[:, None], candidates))
             if isinstance(conservative, int):
                 next_value = jnp.concatenate([next_value[:first], best])

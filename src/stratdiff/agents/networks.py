@@ -13,6 +13,9 @@ from stratdiff.cpu import over_states
 from stratdiff.nn import MLP, stack
 from stratdiff.policy import Kind, Policy
 
+# An action at a bound has an infinite pre-image under tanh; this far inside it has a density.
+EDGE = 1e-3
+
 
 class CriticEnsemble(eqx.Module):
     """K independent Q-functions; their weights are stacked along a leading axis of size K."""
@@ -27,9 +30,12 @@ class CriticEnsemble(eqx.Module):
         n_critics: int,
         key: PRNGKeyArray,
         layer_norm: bool = False,
+        final_gain: float = 1e-2,
     ) -> None:
-        keys = jax.random.split(key, n_critics)
-        members = [MLP(obs_dim + action_dim, hidden, 1, k, layer_norm=layer_norm) for k in keys]
+        members = [
+            MLP(obs_dim + action_dim, hidden, 1, k, final_gain=final_gain, layer_norm=layer_norm)
+            for k in jax.random.split(key, n_critics)
+        ]
         self.members = stack(members)
 
     def __call__(
@@ -61,9 +67,17 @@ class SquashedGaussianPolicy(eqx.Module):
     kind: ClassVar[Kind] = "squashed"
 
     def __init__(
-        self, obs_dim: int, action_dim: int, hidden: Sequence[int], key: PRNGKeyArray
+        self,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        key: PRNGKeyArray,
+        log_std: float = 0.0,
     ) -> None:
-        self.net = MLP(obs_dim, hidden, 2 * action_dim, key)
+        """`log_std`: about what the log standard deviation starts at, through the last bias."""
+        net = MLP(obs_dim, hidden, 2 * action_dim, key)
+        start = net.layers[-1].bias.at[action_dim:].add(log_std)
+        self.net = eqx.tree_at(lambda n: n.layers[-1].bias, net, start) if log_std else net
 
     def _mean_and_log_std(
         self, obs: Float[Array, "*batch obs"]
@@ -88,10 +102,25 @@ class SquashedGaussianPolicy(eqx.Module):
         mean, log_std = (x[..., None, :] for x in self._mean_and_log_std(obs))
         noise = jax.random.normal(key, (*mean.shape[:-2], n, mean.shape[-1]))
         pre = mean + jnp.exp(log_std) * noise
-        gaussian = -0.5 * (jnp.square(noise) + jnp.log(2 * jnp.pi)) - log_std
-        # log(1 - tanh(u)²) = 2 (log 2 - u - softplus(-2u)), without cancellation.
-        squash = 2 * (jnp.log(2.0) - pre - jax.nn.softplus(-2 * pre))
-        return jnp.tanh(pre), (gaussian - squash).sum(-1)
+        return jnp.tanh(pre), _squashed_log_prob(pre, noise, log_std)
+
+    def log_prob(
+        self, obs: Float[Array, "*batch obs"], action: Float[Array, "*batch act"]
+    ) -> Float[Array, "*batch"]:
+        """Log-density of an action, of one at a bound that of the action `EDGE` inside of it."""
+        mean, log_std = self._mean_and_log_std(obs)
+        pre = jnp.arctanh(jnp.clip(action, -1 + EDGE, 1 - EDGE))
+        return _squashed_log_prob(pre, (pre - mean) * jnp.exp(-log_std), log_std)
+
+
+def _squashed_log_prob(
+    pre: Float[Array, "*batch act"], noise: Float[Array, "*batch act"], log_std: Float[Array, "..."]
+) -> Float[Array, "*batch"]:
+    """log π(tanh(u)) of u = mean + exp(log_std) · noise."""
+    gaussian = -0.5 * (jnp.square(noise) + jnp.log(2 * jnp.pi)) - log_std
+    # log(1 - tanh(u)²) = 2 (log 2 - u - softplus(-2u)), without cancellation.
+    squash = 2 * (jnp.log(2.0) - pre - jax.nn.softplus(-2 * pre))
+    return (gaussian - squash).sum(-1)
 
 
 class GaussianPolicy(eqx.Module):
@@ -102,9 +131,14 @@ class GaussianPolicy(eqx.Module):
     kind: ClassVar[Kind] = "gaussian"
 
     def __init__(
-        self, obs_dim: int, action_dim: int, hidden: Sequence[int], key: PRNGKeyArray
+        self,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        key: PRNGKeyArray,
+        final_gain: float = 1e-2,
     ) -> None:
-        self.net = MLP(obs_dim, hidden, action_dim, key)
+        self.net = MLP(obs_dim, hidden, action_dim, key, final_gain=final_gain)
         self.log_std = jnp.zeros(action_dim)
 
     def mode(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:

@@ -16,7 +16,9 @@ TimeGrid = Literal["uniform", "lambda"]
 Score = Callable[[Float[Array, "*batch act"], Float[Array, ""]], Float[Array, "*batch act"]]
 
 
-def guided(score: Score, energy: Callable[..., Float[Array, "*batch"]], scale: float) -> Score:
+def guided(
+    score: Score, energy: Callable[..., Float[Array, "*batch"]], scale: float | Float[Array, ""]
+) -> Score:
     """The score of π_t: ∇ log π_t(a_t) = score(a_t, t) + w ∇_a f(a_t, t).
 
     `energy(a_t, t)` gives f for each action of the batch; `scale` is the guidance scale w.

@@ -57,10 +57,18 @@ class Score(Protocol):
         """What is kept with each transition from the state `obs`, leading axis the rows."""
         ...
 
+    def prepare(self, state: PyTree, agent: AgentView, batch: Batch) -> PyTree:
+        """The state with what it takes from a batch before scoring it."""
+        ...
+
     def score(
         self, state: PyTree, agent: AgentView, batch: Batch, key: PRNGKeyArray
     ) -> Float[Array, " batch"]:
         """The score of every row; low: offline-like."""
+        ...
+
+    def normal(self, score: Float[Array, " batch"]) -> Float[Array, " batch"]:
+        """The scores on a scale on which those of rows of one origin are about normal."""
         ...
 
     def update(
@@ -75,10 +83,12 @@ SCORES: Registry[Score] = Registry(
     {
         "none": "stratdiff.scores.none:NoScore",
         "random": "stratdiff.scores.random:Random",
+        "origin": "stratdiff.scores.origin:Origin",
         "guided": "stratdiff.scores.guided:Guided",
         "support": "stratdiff.scores.support:Support",
+        "likelihood": "stratdiff.scores.likelihood:Likelihood",
     },
-    ("options", "name", "phases", "store", "score", "update"),
+    ("options", "name", "phases", "store", "prepare", "score", "normal", "update"),
 )
 
 
@@ -106,6 +116,14 @@ class Stateless:
     ) -> PyTree:
         """Nothing."""
         return ()
+
+    def prepare(self, state: PyTree, agent: AgentView, batch: Batch) -> PyTree:
+        """Nothing to take."""
+        return state
+
+    def normal(self, score: Float[Array, " batch"]) -> Float[Array, " batch"]:
+        """The scores themselves."""
+        return score
 
     def update(
         self, state: PyTree, agent: AgentView, batch: Batch, key: PRNGKeyArray

@@ -10,19 +10,15 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from stratdiff.data.device import DeviceData
 from stratdiff.diffusion.behaviour import BehaviourConfig, BehaviourModel, BehaviourState
-from stratdiff.options import NonNegative, Positive, Steps
+from stratdiff.options import Steps
 from stratdiff.phases import Metrics, Phase, StorePhase
 from stratdiff.scores.base import AgentView, Stateless
 
 
 @dataclasses.dataclass(frozen=True)
 class BehaviourOptions:
-    """Of scores that compare an action with π_0 ∝ μ exp(w β Q)."""
+    """Of scores that draw actions from the behaviour policy."""
 
-    guidance_scale: NonNegative = 3.0
-    """Guidance scale w; 0: plain behaviour sampling."""
-    inverse_temperature: Positive = 3.0
-    """β in exp(w β Q), with Q in the suite's reference reward units."""
     behaviour_steps: Steps = 500_000
     """Updates of the behaviour diffusion model."""
     behaviour: BehaviourConfig = dataclasses.field(default_factory=BehaviourConfig)
@@ -33,6 +29,8 @@ class Models(eqx.Module):
 
     behaviour: BehaviourState
     energy: PyTree = ()
+    guidance: PyTree = ()
+    """The guidance scale where it is found, a `guidance.Smoothed`."""
 
 
 @dataclasses.dataclass(frozen=True)

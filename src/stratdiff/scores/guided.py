@@ -5,7 +5,7 @@ See docs/method.md, sections 2 to 4.
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,13 @@ from stratdiff.diffusion.sampler import guided
 from stratdiff.options import Steps
 from stratdiff.phases import Phase, StorePhase
 from stratdiff.scores.base import AgentView
-from stratdiff.scores.behaviour import BehaviourOptions, BehaviourScore, Models
+from stratdiff.scores.behaviour import Models
+from stratdiff.scores.guidance import GuidanceOptions, GuidanceScore
 
 # Standard deviation of the Gaussians around a and â. The order of a batch does not depend on it.
 GUIDED_STD = 0.1
+# Scores below this count as this much in a logarithm: a distance of 0.0014 between actions.
+MIN_DISTANCE = 1e-4
 
 
 def guided_alignment(
@@ -33,7 +36,7 @@ def guided_alignment(
 
 
 @dataclasses.dataclass(frozen=True)
-class GuidedOptions(BehaviourOptions):
+class GuidedOptions(GuidanceOptions):
     """Of the score by one guided sample."""
 
     energy_steps: Steps = 100_000
@@ -42,7 +45,7 @@ class GuidedOptions(BehaviourOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class Guided(BehaviourScore):
+class Guided(GuidanceScore):
     """‖a - â‖² / (2σ_a²), â drawn afresh at every update by the guided diffusion model.
 
     With w = 0 it draws from the behaviour policy itself, trains no energy model and stores nothing.
@@ -62,12 +65,13 @@ class Guided(BehaviourScore):
     @property
     def steered(self) -> bool:
         """Whether the energy model plays a part."""
-        return self.config.guidance_scale > 0
+        return self.config.guidance_scale != 0
 
     def init(self, keys: Key[Array, "2"]) -> Models:
         """Fresh models."""
+        models = super().init(keys)
         energy = self.energy.init(keys[1]) if self.steered else ()
-        return Models(self.model.init(keys[0]), energy)
+        return Models(models.behaviour, energy, models.guidance)
 
     def phases(self) -> tuple[Phase | StorePhase, ...]:
         """Behaviour model, support actions, energy model."""
@@ -84,9 +88,8 @@ class Guided(BehaviourScore):
             batch_key, key = jax.random.split(key)
             index = data.sample_index(batch_key, self.config.energy.batch_size)
             obs, support = data.states(data.rows[index]), stored[index]
-            return self.energy.update(
-                models.energy, obs, support, self._beta_q(agent, obs, support), key
-            )
+            beta_q = self.beta_q(agent, obs, support)
+            return self.energy.update(models.energy, obs, support, beta_q, key)
 
         reads, after = ("energy", "energy_steps", "inverse_temperature"), ("base", "support")
         energy = Phase("energy", self.config.energy_steps, update, "energy", reads, after)
@@ -106,7 +109,7 @@ class Guided(BehaviourScore):
         score = self.model.score(state.behaviour.ema, obs)
         if self.steered:
             net = self.model.for_sampling(state.energy.net)
-            score = guided(score, lambda a, t: net(obs, a, t), self.config.guidance_scale)
+            score = guided(score, lambda a, t: net(obs, a, t), self.scale(state))
         noise = jax.random.normal(key, action.shape)
         return guided_alignment(action, self.model.sample(score, noise))
 
@@ -117,9 +120,11 @@ class Guided(BehaviourScore):
         if not self.steered:
             return state, {}
         obs = batch.transitions.obs
-        beta_q = self._beta_q(agent, obs, batch.stored)
+        state, found = super().update(state, agent, batch, key)
+        beta_q = self.beta_q(agent, obs, batch.stored)
         energy, metrics = self.energy.update(state.energy, obs, batch.stored, beta_q, key)
-        return Models(state.behaviour, energy), metrics
+        return Models(state.behaviour, energy, state.guidance), metrics | found
 
-    def _beta_q(self, agent: AgentView, obs: Any, support: Any) -> Float[Array, "batch support"]:
-        return self.config.inverse_temperature * agent.q(obs, support)
+    def normal(self, score: Float[Array, " batch"]) -> Float[Array, " batch"]:
+        """Their logarithms: they are squared distances."""
+        return jnp.log(jnp.maximum(score, MIN_DISTANCE))

@@ -3,16 +3,14 @@
 See docs/method.md, section 4.
 """
 
-import dataclasses
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from stratdiff.data.batch import Batch
 from stratdiff.scores.base import AgentView
-from stratdiff.scores.behaviour import BehaviourOptions, BehaviourScore, Models
+from stratdiff.scores.behaviour import Models
+from stratdiff.scores.guidance import GuidanceScore
 
 # Kernel width of the support density at least this: closer actions are one action.
 MIN_SUPPORT_STD = 0.05
@@ -45,13 +43,9 @@ def support_alignment(
     return -jax.nn.logsumexp(jax.nn.log_softmax(weighted_q) + log_kernel, axis=-1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Support(BehaviourScore):
+class Support(GuidanceScore):
     """-log density of an action under the state's weighted support actions."""
 
-    config: BehaviourOptions
-
-    options: ClassVar[type] = BehaviourOptions
     name = "support"
     title = "support"
 
@@ -59,7 +53,6 @@ class Support(BehaviourScore):
         self, state: Models, agent: AgentView, batch: Batch, key: PRNGKeyArray
     ) -> Float[Array, " batch"]:
         """-log Σ_m w_m N(a; a^m, σ_a² I), w_m ∝ exp(w β Q̄(s, a^m))."""
-        rows, options = batch.transitions, self.config
-        scale = options.guidance_scale * options.inverse_temperature
-        weighted_q = scale * agent.q(rows.obs, batch.stored)
+        rows = batch.transitions
+        weighted_q = self.scale(state) * self.beta_q(agent, rows.obs, batch.stored)
         return support_alignment(rows.action, batch.stored, weighted_q)
