@@ -120,9 +120,7 @@ class GuidanceScore(BehaviourScore):
     def init(self, keys: Key[Array, "2"]) -> Models:
         """Fresh models, and no scale yet."""
         start = Smoothed(jnp.zeros(()), jnp.zeros(())) if self.automatic else ()
-        return eqx.tree_at(
-            lambda m: m.guidance, super().init(keys), start, is_leaf=lambda x: x == ()
-        )
+        return dataclasses.replace(super().init(keys), guidance=start)
 
     def scale(self, state: Models) -> Float[Array, ""]:
         """The guidance scale w now."""
@@ -138,7 +136,7 @@ class GuidanceScore(BehaviourScore):
             return state
         beta_q = self.beta_q(agent, batch.transitions.obs, batch.stored)
         found = log_scale_for(beta_q, self.config.guidance_information)
-        return eqx.tree_at(lambda m: m.guidance, state, state.guidance.follow(*found))
+        return dataclasses.replace(state, guidance=state.guidance.follow(*found))
 
     def update(
         self, state: Models, agent: AgentView, batch: Batch, key: PRNGKeyArray
