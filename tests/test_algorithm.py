@@ -19,7 +19,7 @@ from stratdiff.data.batch import Batch, Transition
 from stratdiff.data.device import DeviceData
 from stratdiff.phases import Phase, StorePhase
 from stratdiff.scores.base import Stateless
-from stratdiff.splits import Ratio, RatioOptions, Rows
+from stratdiff.splits import Ratio, RatioOptions, Rows, SplitRule
 
 BATCH = 6
 KEYS = Keys(*jax.random.split(jax.random.key(0), 3))
@@ -90,8 +90,7 @@ class TellingScore(Stateless):
         return {"seen": q.mean()}, told
 
 
-@dataclasses.dataclass(frozen=True)
-class BelowThree:
+class BelowThree(SplitRule):
     """Conservative where the score is below 3; it counts the batches."""
 
     options, name = RatioOptions, "below"
@@ -146,7 +145,7 @@ def test_update_scores_splits_and_hands_the_rows_to_the_agent():
 
 
 def test_a_split_may_say_how_many_rows_by_the_data():
-    new, metrics = updated(make(BelowThree()))
+    new, metrics = updated(make(BelowThree(None)))
     assert rows_told(metrics) == [1.0, 0.0, 2.0, 5.0, 3.0, 4.0]
     assert (metrics["conservative"], metrics["online_rows"], new.split) == (3, 3, 1)
 

@@ -23,7 +23,7 @@ from stratdiff.config import (
 )
 from stratdiff.errors import UserError
 from stratdiff.options import NoOptions
-from stratdiff.scores.behaviour import BehaviourOptions
+from stratdiff.scores.guidance import GuidanceOptions
 from stratdiff.scores.guided import GuidedOptions
 from stratdiff.splits import RatioOptions
 
@@ -156,7 +156,7 @@ def test_options_go_over_recipe_and_preset():
     ("choice", "agent", "scoring", "splitting"),
     [
         ({}, IQLConfig, GuidedOptions, RatioOptions),
-        ({"base": "calql", "score": "support"}, CalQLConfig, BehaviourOptions, RatioOptions),
+        ({"base": "calql", "score": "support"}, CalQLConfig, GuidanceOptions, RatioOptions),
         ({"base": "sac", "score": "none"}, SACConfig, NoOptions, NoOptions),
         ({"score": "random"}, IQLConfig, NoOptions, RatioOptions),
         (

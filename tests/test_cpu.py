@@ -30,6 +30,33 @@ def test_sum_and_grad_is_the_gradient_of_the_whole_sum(rows):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [0, 1, 32, 40, 64, 75])
+def test_sum_and_grad_of_the_first_rows(count):
+    """Rows beyond the count may be anything; blocks of them are not looked at."""
+    net, rng = MLP(3, (8,), 1, jax.random.key(0), final_gain=1.0), np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(75, 3)), jnp.float32)
+    keep = (jnp.arange(75) < count).astype(float)
+
+    def loss(net, rows):
+        x, keep = rows
+        error = jnp.square(net(x)[:, 0]) * keep
+        return error.sum(), {"rows": keep.sum()}
+
+    def found(net, x, count):
+        return sum_and_grad(loss, net, (x, keep), count)
+
+    beyond = -(-count // 32) * 32
+    for rows in (x, x.at[beyond:].set(jnp.nan)):
+        (value, sums), grads = jax.jit(found)(net, rows, jnp.asarray(count))
+        whole = jax.jit(jax.value_and_grad(lambda n, x: jnp.square(n(x)[:, 0]).sum()))
+        expected, expected_grads = whole(net, x[:count]) if count else (0.0, grads)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        assert sums["rows"] == count
+        for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+            assert count or not np.any(a)
+
+
 def network(seed):
     return MLP(3, (8,), 1, jax.random.key(seed), final_gain=1.0)
 

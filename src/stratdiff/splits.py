@@ -158,7 +158,7 @@ class Exchange(SplitRule):
         odds = log_odds(state, value)
         # Nothing is exchanged before rows of both origins were seen.
         needed = jnp.where((state.weight > 0).all(), jnp.log(self.config.exchange_odds), jnp.inf)
-        offline_like = jnp.where(online, odds < -needed, odds <= needed)
+        offline_like = jnp.where(online, odds < -needed, ~(odds > needed))
         rows, metrics = _by_side(score, online, offline_like)
         for i, origin in enumerate(("offline", "online")):
             metrics[f"exchange_mean_{origin}"] = state.mean[i]

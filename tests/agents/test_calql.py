@@ -356,6 +356,8 @@ def test_init_copies_the_critics_to_the_targets():
     # The authors' start: the last layer has gain 1e-2.
     last = np.asarray(state.actor.net.layers[-1].weight)
     np.testing.assert_allclose(last.T @ last, 1e-4 * np.eye(2 * ACT), atol=1e-9)
+    # And the log standard deviation of the actor is about -1.
+    np.testing.assert_array_equal(state.actor.net.layers[-1].bias, [0] * ACT + [-1] * ACT)
 
 
 # Pure function, worked by hand.

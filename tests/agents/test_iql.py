@@ -25,6 +25,7 @@ from stratdiff.agents.iql import (
     IQLState,
     advantage_weight,
     expectile_loss,
+    max_q_actor_loss,
     max_q_value,
     regression_loss,
 )
@@ -40,6 +41,7 @@ CONFIG = IQLConfig(
     expectile=0.7,
     online_expectile=0.95,
     inverse_temperature=2.0,
+    online_target="max-q",
     max_target_actions=4,
 )
 KEY = jax.random.key(11)
@@ -86,19 +88,19 @@ def update(agent, state, batch, key, k):
     return agent.update(state, batch, key, k)
 
 
-@functools.partial(jax.jit, compiler_options=FAST)
-def dynamic_update(state, batch, key, k):
-    return AGENT.update(state, batch, key, k)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+def dynamic_update(agent, state, batch, key, k):
+    return agent.update(state, batch, key, k)
 
 
-def expected_update(state, batch, k, noise):
+def expected_update(state, batch, k, noise, c=CONFIG):
     """(metrics, new networks) by docs/method.md, section 6, and the IQL paper, in float64.
 
-    `noise` [B - k, 4, A] is what the candidates of the online-like rows are drawn with.
+    `noise` [B - k, N, A] is what the candidates of the online-like rows are drawn with.
     """
-    c, s, b = CONFIG, to_numpy(state), to_numpy(batch)
+    s, b = to_numpy(state), to_numpy(batch)
     q = critics(s.target_critic, b.obs, b.action).min(0)
-    tau = np.array([0.7] * k + [0.95] * (BATCH - k))
+    tau = np.array([0.7] * k + [c.online_expectile or 0.7] * (BATCH - k))
 
     def value_loss(value):
         u = q - mlp(value, b.obs)[:, 0]
@@ -112,20 +114,22 @@ def expected_update(state, batch, k, noise):
     def actor_loss(actor):
         std = np.exp(np.clip(actor.log_std, -5, 2))
         z = (b.action - np.tanh(mlp(actor.net, b.obs))) / std
-        log_prob = np.sum(-0.5 * z**2 - np.log(std * np.sqrt(2 * np.pi)), -1)
-        return -np.mean(weight * log_prob)
+        losses = -weight * np.sum(-0.5 * z**2 - np.log(std * np.sqrt(2 * np.pi)), -1)
+        if c.online_actor == "max-q":
+            greedy = np.tanh(mlp(actor.net, b.obs[k:]))
+            value = critics(s.target_critic, b.obs[k:], greedy).min(0)
+            losses[k:] = -value / np.abs(q).mean()
+        return np.mean(losses)
 
     metrics["actor_loss"] = actor_loss(s.actor)
     actor = adam(s.actor, finite_differences(actor_loss, s.actor), c.learning_rate)
 
-    # V(s') of the new value network on conservative rows, the best of four actions on the others.
+    # V(s') of the new value network on conservative rows, the best of N actions on the others.
     next_value = mlp(value, b.next_obs)[:, 0]
     mean = np.tanh(mlp(s.actor.net, b.next_obs[k:]))[:, None]
     action = np.clip(mean + np.exp(s.actor.log_std) * noise, -1, 1)
-    for i in range(BATCH - k):
-        candidates = [
-            critics(s.target_critic, b.next_obs[k + i], action[i, j]).min() for j in range(4)
-        ]
+    for i in range(BATCH - k if c.online_target != "value" else 0):
+        candidates = [critics(s.target_critic, b.next_obs[k + i], a).min() for a in action[i]]
         next_value[k + i] = max(candidates)
     target = b.reward + 0.9 * np.where(b.terminal, 0, next_value)
 
@@ -149,8 +153,8 @@ def expected_update(state, batch, k, noise):
     }
 
 
-def normal(rows):
-    return np.array(jax.random.normal(KEY, (rows, 4, ACT)), np.float64)
+def normal(rows, n=4):
+    return np.array(jax.random.normal(KEY, (rows, n, ACT)), np.float64)
 
 
 def check_update(state, found, expected):
@@ -178,16 +182,52 @@ def test_update_equals_numpy(k):
 @pytest.mark.parametrize("k", [0, 2, BATCH])
 def test_a_number_of_conservative_rows_that_depends_on_the_data(k):
     state, batch = make_state(AGENT), make_batch()
-    found = dynamic_update(state, batch, KEY, jnp.asarray(k))
+    found = dynamic_update(AGENT, state, batch, KEY, jnp.asarray(k))
     # Here candidates are drawn for all rows, and those of conservative rows are not looked at.
     check_update(state, found, expected_update(state, batch, k, normal(BATCH)[k:]))
     # Where no value lies beyond, the candidates play no part.
     ended = batch._replace(terminal=jnp.ones(BATCH, bool))
-    dynamic = dynamic_update(state, ended, KEY, jnp.asarray(k))
+    dynamic = dynamic_update(AGENT, state, ended, KEY, jnp.asarray(k))
     assert_trees_close(dynamic, update(AGENT, state, ended, KEY, k), rtol=1e-6, atol=1e-7)
     if k in (0, BATCH):
         static = update(AGENT, state, batch, KEY, k)
         assert_trees_close(found, static, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"online_target": "policy", "online_expectile": None},
+        {"online_target": "value", "online_actor": "max-q"},
+    ],
+    ids=["policy", "value-max-q-actor"],
+)
+def test_other_losses_of_online_like_rows(changes):
+    c = dataclasses.replace(CONFIG, **changes)
+    agent, state, batch = IQL(c, OBS, ACT), make_state(AGENT), make_batch()
+    check_update(
+        state,
+        update(agent, state, batch, KEY, 2),
+        expected_update(state, batch, 2, normal(BATCH - 2, 1), c),
+    )
+    check_update(
+        state,
+        dynamic_update(agent, state, batch, KEY, jnp.asarray(2)),
+        expected_update(state, batch, 2, normal(BATCH, 1)[2:], c),
+    )
+
+
+def test_what_a_run_gets_that_says_nothing():
+    # docs/method.md, section 6: the TD target of one policy action, the offline expectile.
+    c = IQLConfig()
+    assert (c.online_target, c.online_expectile, c.online_actor) == ("policy", None, "regression")
+    # The authors' fine-tuning: a constant rate, gain √2 in every layer.
+    state = IQL(c, OBS, ACT, offline_steps=8).init(KEY)
+    for net in (state.actor.net, state.value):
+        last = np.asarray(net.layers[-1].weight, np.float64)
+        np.testing.assert_allclose(last.T @ last, 2 * np.eye(last.shape[1]), atol=1e-5)
+    # No schedule: the optimiser's state counts no steps of one.
+    assert jax.tree.structure(state.actor_opt[1:]) == jax.tree.structure(state.value_opt[1:])
 
 
 def test_agent_protocol_and_q():
@@ -237,7 +277,7 @@ def test_terminal_rows_do_not_see_the_next_state():
 
 
 def test_actor_rate_follows_a_cosine_then_is_full_again():
-    agent = IQL(CONFIG, OBS, ACT, offline_steps=8)
+    agent = IQL(dataclasses.replace(CONFIG, actor_schedule="cosine"), OBS, ACT, offline_steps=8)
     batch, template = make_batch(), make_state(AGENT)
     steps = {}
     for done in (0, 2, 4, 7, 8, 13):
@@ -287,6 +327,12 @@ def test_regression_loss():
     np.testing.assert_array_equal(regression_loss(log_prob, weight), [3.0, -2.0, 0.0])
     slope = jax.grad(lambda x: regression_loss(x, weight).sum())(log_prob)
     np.testing.assert_array_equal(slope, -weight)
+
+
+def test_max_q_actor_loss():
+    # mean |Q| of the data is 2: -3/2 and 1/2.
+    found = max_q_actor_loss(jnp.array([3.0, -1.0]), jnp.array([1.0, -2.0, 3.0]))
+    np.testing.assert_allclose(found, [-1.5, 0.5], rtol=1e-6)
 
 
 def test_max_q_value():

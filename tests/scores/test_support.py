@@ -13,7 +13,7 @@ from scored import ACT, AGENT, BATCH, BEHAVIOUR, OBS, SUPPORT, make_batch, make_
 
 from stratdiff.phases import StorePhase
 from stratdiff.scores import support as module
-from stratdiff.scores.behaviour import BehaviourOptions
+from stratdiff.scores.guidance import GuidanceOptions
 from stratdiff.scores.support import Support, support_std
 
 support_alignment = jax.jit(module.support_alignment)
@@ -129,7 +129,7 @@ def test_weighted_support_orders_like_the_tilted_density():
 # The score
 
 
-OPTIONS = BehaviourOptions(guidance_scale=1.7, inverse_temperature=2.5, behaviour=BEHAVIOUR)
+OPTIONS = GuidanceOptions(guidance_scale=1.7, inverse_temperature=2.5, behaviour=BEHAVIOUR)
 
 
 def test_support_std():

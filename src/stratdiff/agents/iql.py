@@ -107,9 +107,11 @@ def max_q_value(q: Float[Array, "*batch candidates"]) -> Float[Array, "*batch"]:
     return q.max(-1)
 
 
-def max_q_actor_loss(q: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """-Q̄(s, π(s)) / mean |Q̄| per sample, the mean a constant (TD3+BC, arXiv 2106.06860, eq. 5)."""
-    return -q / jax.lax.stop_gradient(jnp.abs(q).mean() + 1e-8)
+def max_q_actor_loss(
+    q_policy: Float[Array, "*rows"], q_data: Float[Array, "*batch"]
+) -> Float[Array, "*rows"]:
+    """-Q̄(s, π(s)) / mean |Q̄(s, a)| per sample (TD3+BC, arXiv 2106.06860, eq. 5)."""
+    return -q_policy / (jnp.abs(q_data).mean() + 1e-8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +188,7 @@ class IQL(ActorCritic):
             losses = regression_loss(actor.log_prob(batch.obs, batch.action), weight)
             if c.online_actor == "max-q" and first < size:
                 obs = batch.obs[first:]
-                greedy = max_q_actor_loss(self.q(state, obs, actor.mode(obs)))
+                greedy = max_q_actor_loss(self.q(state, obs, actor.mode(obs)), q)
                 losses = losses.at[first:].set(jnp.where(plain, greedy, losses[first:]))
             return losses.mean()
 

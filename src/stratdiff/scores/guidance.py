@@ -10,10 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from stratdiff.data.batch import Batch
-from stratdiff.errors import UserError
 from stratdiff.options import OpenFraction, Positive, Rule
 from stratdiff.phases import Metrics
 from stratdiff.scores.base import AgentView
@@ -27,7 +26,7 @@ BISECTIONS, RANGE = 16, (-6.0, 10.0)
 
 Scale = Annotated[
     float | Literal["auto"],
-    Rule(lambda x: x == AUTO or (x != AUTO and 0 <= x < jnp.inf), "a number from 0 on, or auto"),
+    Rule(lambda x: x == AUTO or 0 <= x < jnp.inf, "a number from 0 on, or auto"),
 ]
 
 
@@ -41,14 +40,6 @@ class GuidanceOptions(BehaviourOptions):
     """κ of the automatic scale: mean KL of the support weights from uniform is κ log M."""
     inverse_temperature: Positive = 3.0
     """β in exp(w β Q), with Q in the suite's reference reward units."""
-
-    def check(self) -> None:
-        """Raise `UserError` where one support action has no weights to speak of."""
-        if self.guidance_scale == AUTO and self.behaviour.support_actions < 2:
-            raise UserError(
-                "--guidance-scale is auto, but --behaviour.support-actions is 1; give 2 or more, "
-                "or a guidance scale."
-            )
 
 
 def information(weighted_q: Float[Array, "batch support"]) -> Float[Array, ""]:
@@ -72,7 +63,7 @@ def log_scale_for(
     wanted = fraction * jnp.log(beta_q.shape[-1])
 
     def halve(
-        _: int, bounds: tuple[Float[Array, ""], Float[Array, ""]]
+        _: Int[Array, ""], bounds: tuple[Float[Array, ""], Float[Array, ""]]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         low, high = bounds
         middle = (low + high) / 2
