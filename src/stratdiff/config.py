@@ -58,9 +58,10 @@ class RunOptions:
     base: str = "iql"
     """Base algorithm: iql, calql, sac, or module:Class."""
     score: str = "guided"
-    """Alignment score: none (plain fine-tuning), random, guided, support, or module:Class."""
+    """Alignment score: none (plain fine-tuning), random, origin, guided, support, likelihood, or
+    module:Class."""
     split: str = "ratio"
-    """Split rule: ratio, or module:Class."""
+    """Split rule: ratio, exchange, or module:Class."""
     recipe: Recipe = "locomotion"
     """Reward units and, through the presets, hyperparameters; default: the environment's."""
     reward_scale: NonNegative = 0.0
