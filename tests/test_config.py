@@ -529,3 +529,50 @@ def test_file_with_a_value_out_of_range(tmp_path):
     path.write_text('{"rho": 2}')
     with pytest.raises(UserError, match="rho is 2"):
         read_config(path)
+
+
+# Protocols
+
+
+def test_rlpd_is_one_option():
+    c = make_config("demo", env=pointmass.ENV, protocol="rlpd")
+    assert (c.base, c.score, c.offline_steps, c.offline_fraction) == ("sac", "none", 0, 0.5)
+    assert (c.agent.critics, c.agent.layer_norm, c.agent.target_critics) == (10, True, 2)
+    assert c.agent.entropy_scale == 0.5
+
+
+def test_wsrl_is_one_option_and_others_override_it():
+    c = make_config("paper", env=pointmass.ENV, protocol="wsrl", utd=2)
+    assert (c.base, c.score, c.splitting.rho, c.offline_fraction) == ("calql", "origin", 0.0, 0.0)
+    assert (c.agent.critics, c.agent.layer_norm, c.frozen_steps, c.utd) == (10, True, 5000, 2)
+    with pytest.raises(UserError, match=r"--frozen-steps is 5000; it must be below --online-steps"):
+        make_config("demo", env=pointmass.ENV, protocol="wsrl")
+    with pytest.raises(UserError, match=r"--protocol is 'sarsa'; it must be one of stratdiff, rl"):
+        make_config("demo", env=pointmass.ENV, protocol="sarsa")
+
+
+@pytest.mark.parametrize("share", [0.3, 1, "0.9:0.1", "uniform"])
+def test_an_offline_fraction_survives_its_file(share, tmp_path):
+    config = make_config("demo", env=pointmass.ENV, offline_fraction=share)
+    (tmp_path / "c.json").write_text(config.to_json())
+    assert read_config(tmp_path / "c.json") == config
+
+
+@pytest.mark.parametrize("share", [1.5, "0.5:2", "half", "0.1:0.2:0.3", ""])
+def test_an_offline_fraction_is_a_number_two_or_uniform(share):
+    with pytest.raises(UserError, match=r"--offline-fraction is .*; it must be a number from 0"):
+        make_config("demo", env=pointmass.ENV, offline_fraction=share)
+
+
+def test_infinite_odds_survive_their_file(tmp_path):
+    config = make_config("demo", env=pointmass.ENV, split="exchange", exchange_odds=float("inf"))
+    (tmp_path / "c.json").write_text(config.to_json())
+    assert "Infinity" not in config.to_json()
+    assert read_config(tmp_path / "c.json") == config
+    # No score is used, so none is trained.
+    assert config.algorithm(3, 2, 1.0).score.name == "origin"
+
+
+def test_states_are_normalised_but_on_antmaze():
+    assert make_config("demo", env="HalfCheetah-v4").normalize_states
+    assert not make_config("demo", env="stratdiff/AntMaze-umaze-v2").normalize_states

@@ -20,7 +20,6 @@ from stratdiff.data.sources import environment_of
 from stratdiff.errors import UserError, nearest
 from stratdiff.options import (
     Count,
-    Fraction,
     NonNegative,
     NoOptions,
     Rule,
@@ -44,6 +43,33 @@ Seeds = Annotated[
     Rule(lambda x: len(x) > 0, "at least one seed"),
     Rule(lambda x: len(set(x)) == len(x), "different numbers"),
     Rule(lambda x: all(0 <= s < 2**31 for s in x), "numbers from 0 to 2^31 - 1"),
+]
+
+
+UNIFORM = "uniform"
+
+
+def fractions(share: float | str) -> tuple[float, float] | None:
+    """The offline fraction at the first and at the last online step; None: `uniform`.
+
+    Raises:
+        ValueError: it is neither a number, nor a:b, nor uniform.
+    """
+    if share == UNIFORM:
+        return None
+    first, _, last = str(share).partition(":")
+    return float(first), float(last or first)
+
+
+def _is_share(share: float | str) -> bool:
+    try:
+        return all(0 <= end <= 1 for end in fractions(share) or ())
+    except ValueError:
+        return False
+
+
+Share = Annotated[
+    float | str, Rule(_is_share, "a number from 0 to 1, two as in 0.9:0.1, or uniform")
 ]
 
 
@@ -77,10 +103,15 @@ class RunOptions:
     """Updates per environment step (UTD)."""
     batch_size: Several = 256
     """Transitions per update."""
-    offline_fraction: Fraction = 0.5
-    """Share of an online batch that is drawn from the offline data."""
+    offline_fraction: Share = 0.5
+    """Share of an online batch from the offline data: a number, a:b from the first to the last
+    online step, or uniform (all transitions equally likely)."""
     online_warmup: Count = 1000
     """Online transitions before batches hold any of them."""
+    frozen_steps: Steps = 0
+    """Environment steps at the start of the online phase in which nothing is learned."""
+    normalize_states: bool = True
+    """Normalise states by mean and standard deviation of the offline data; AntMaze: off."""
 
     log_interval: Count = 1000
     """Steps between two log points; checkpoints are taken at log points."""
@@ -120,6 +151,11 @@ class Config(RunOptions):
         check(self.scoring)
         check(self.splitting)
         check(self.agent, f"{agent.name}.")
+        if self.frozen_steps >= self.online_steps > 0:
+            raise UserError(
+                f"--frozen-steps is {self.frozen_steps}; it must be below --online-steps, "
+                f"{self.online_steps}."
+            )
         if not agent.stratifies and self.score != "none":
             raise UserError(
                 f"--score is {self.score!r} but --base {self.base} has no conservative loss to "
@@ -181,6 +217,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
         "guidance_scale": 2.0,
         "eval_episodes": 100,
         "recipe": "antmaze",
+        "normalize_states": False,
         "behaviour": {"support_actions": 32},
     },
 }
@@ -205,6 +242,28 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"iql": {"online_expectile": 0.99, "online_target": "max-q"}},
 }
 Preset = Literal["demo", "paper"]
+# Baselines as sets of options (docs/method.md, section 6).
+_PROTOCOLS: dict[str, dict[str, Any]] = {
+    "stratdiff": {},
+    "rlpd": {
+        "base": "sac",
+        "score": "none",
+        "offline_steps": 0,
+        "offline_fraction": 0.5,
+        "sac": {"critics": 10, "layer_norm": True, "entropy_scale": 0.5},
+    },
+    "wsrl": {
+        "base": "calql",
+        "score": "origin",
+        "rho": 0.0,
+        "offline_fraction": 0.0,
+        "frozen_steps": 5000,
+        "online_warmup": 1,
+        "utd": 4,
+        "calql": {"critics": 10, "layer_norm": True},
+    },
+}
+Protocol = Literal["stratdiff", "rlpd", "wsrl"]
 
 
 def _without_inf(table: dict[str, Any]) -> dict[str, Any]:
@@ -236,7 +295,8 @@ def make_config(preset: str = "paper", recipe: str = "", **options: Any) -> Conf
     """A config: the preset's lengths and sizes, the recipe's hyperparameters, then `options`.
 
     Without `recipe` it is that of the environment. Options of a part are a dict:
-    `make_config(iql={"expectile": 0.8}, rho=0.3)`. A `module:Class` that is named here is imported.
+    `make_config(iql={"expectile": 0.8}, rho=0.3)`; `protocol="rlpd"` or `"wsrl"` are baselines, as
+    sets of options. A `module:Class` that is named here is imported.
 
     Raises:
         UserError: an option is unknown or out of range.
@@ -250,19 +310,25 @@ def make_config(preset: str = "paper", recipe: str = "", **options: Any) -> Conf
 def config_of(options: dict[str, Any], preset: str = "paper", recipe: str = "") -> Config:
     """As `make_config`, for options from a file: what they name as `module:Class` needs trust."""
     options = translated(options)[0]
+    protocol = options.pop("protocol", "stratdiff")
     if not recipe:
         env_id, name = options.get("env"), options.get("dataset", DEFAULT_DATASET)
         if not env_id and isinstance(name, str):
             env_id = environment_of(name)
         recipe = recipe_of(str(env_id))
-    for name, value, known in (("preset", preset, [*_PRESETS]), ("recipe", recipe, [*_RECIPES])):
+    for name, value, known in (
+        ("preset", preset, [*_PRESETS]),
+        ("recipe", recipe, [*_RECIPES]),
+        ("protocol", protocol, [*_PROTOCOLS]),
+    ):
         if value not in known:
             raise UserError(f"--{name} is {value!r}; it must be one of {', '.join(known)}.")
     table: dict[str, Any] = {}
-    base = str(options.get("base", RunOptions.base))
+    of_protocol = _PROTOCOLS[protocol]
+    base = str(options.get("base", of_protocol.get("base", RunOptions.base)))
     of_agent = AGENTS.find(base).recipes.get(recipe, {})
     own = {AGENTS.find(base).name: of_agent}
-    for changes in (_RECIPES[recipe], own, _PRESETS[preset], options):
+    for changes in (_RECIPES[recipe], own, _PRESETS[preset], of_protocol, options):
         override(table, changes)
     return table_to_config(table, "the options given")
 

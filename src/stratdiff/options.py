@@ -84,7 +84,7 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
     if get_origin(kind) in (Union, types.UnionType):
         kinds = get_args(kind)
         allowed = [word for k in kinds if get_origin(k) is Literal for word in get_args(k)]
-        if value in allowed or (value is None and type(None) in kinds):
+        if value in allowed or (value is None and type(None) in kinds) or type(value) in kinds:
             return value
         kind = next(k for k in kinds if k is not type(None) and get_origin(k) is not Literal)
     if dataclasses.is_dataclass(kind):

@@ -82,6 +82,40 @@ def test_batches_hold_online_rows_only_after_the_warm_up_and_half_then(tiny):
                 np.testing.assert_array_equal(drawn.stored[row], state.replay.stored[0, index])
 
 
+def test_the_offline_fraction_may_move_from_one_number_to_another(tiny):
+    config = tiny(online_warmup=1, offline_fraction="1.0:0.25", utd=2, score="none")
+    made, state, _ = run(config, steps=4)
+    one = jax.tree.map(lambda x: jnp.asarray(x[0]), state)
+    _, _, data, _ = setup(config)
+    # 120 steps of two updates: 16 rows of D_off at first, 4 at the end, 10 in the middle.
+    for update, rows in ((0, 16), (120, 10), (240, 4)):
+        drawn = online.sample_batch(made, one, data, (), jnp.asarray(update))
+        assert int((~drawn.online).sum()) == rows
+
+
+def test_a_uniform_buffer_draws_every_transition_equally_often(tiny):
+    config = tiny(online_warmup=1, offline_fraction="uniform", score="none")
+    made, state, _ = run(config, steps=40)
+    one = jax.tree.map(lambda x: jnp.asarray(x[0]), state)
+    _, _, data, _ = setup(config)
+    draw = jax.jit(lambda i: online.sample_batch(made, one, data, (), i).online.mean())
+    share = np.mean([draw(jnp.asarray(i)) for i in range(400)])
+    expected = 40 / (40 + len(data))
+    # Standard error over 6400 rows.
+    assert share == pytest.approx(expected, abs=4 * np.sqrt(expected / 6400))
+
+
+def test_nothing_is_learned_in_frozen_steps(tiny):
+    config = tiny(online_warmup=1, frozen_steps=3, score="none", utd=2)
+    _, start, _, _ = setup(config)
+    before = jax.tree.map(np.asarray, start.learned)
+    _, state, total = run(config, steps=3)
+    assert same(state.learned, before) and total.count.tolist() == [0]
+    assert state.replay.inserted.tolist() == [3]
+    _, state, total = run(config, steps=5)
+    assert not same(state.learned, before) and total.count.tolist() == [4]
+
+
 def test_finished_episode_gets_its_returns_to_go(tiny):
     made, state, _ = run(tiny(base="calql"), steps=30)
     state = jax.tree.map(jnp.asarray, state)

@@ -36,7 +36,7 @@ def test_reward_units(tiny):
 def test_sizes_of_the_setup(tiny):
     dataset, task = load_dataset(tiny().dataset), find_task(pointmass.ENV)
     made = make_setup(tiny(offline_fraction=0.3), task, reward_scale(tiny(), dataset))[0]
-    assert (made.offline_rows, made.batch_size, made.capacity) == (5, 16, 120)
+    assert (made.offline_rows, made.batch_size, made.capacity) == ((5, 5), 16, 120)
     assert (made.horizon, made.failure_reward) == (pointmass.HORIZON, None)
     endless = dataclasses.replace(task, horizon=None)
     assert make_setup(tiny(online_steps=70), endless, 1.0)[0].horizon == 70

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from stratdiff.agents.networks import numpy_policy
 from stratdiff.data.batch import Transition
 from stratdiff.data.dataset import Dataset
+from stratdiff.errors import UserError
 from stratdiff.policy import Policy
 from stratdiff.registry import Registry
 
@@ -212,6 +213,22 @@ def conservative_rows(conservative: Conservative, batch: int) -> Bool[Array, " b
     return jnp.arange(batch) < conservative
 
 
+def check_ensemble(name: str, critics: int, target_critics: int) -> None:
+    """Raise `UserError` where the target takes more critics than there are."""
+    if target_critics > critics:
+        raise UserError(
+            f"--{name}.target-critics is {target_critics}; it must be at most --{name}.critics, "
+            f"{critics}."
+        )
+
+
+def subset(
+    q: Float[Array, "critics *batch"], size: int, key: PRNGKeyArray
+) -> Float[Array, "members *batch"]:
+    """`size` random members of an ensemble (REDQ, arXiv 2101.05982); all of them where they fit."""
+    return q if size >= len(q) else q[jax.random.permutation(key, len(q))[:size]]
+
+
 def td_target(
     reward: Float[Array, "*batch"],
     discount: float,
@@ -236,9 +253,9 @@ def soft_actor_loss(
     return temperature * log_prob - value
 
 
-def temperature_gradient(mean_log_prob: Float[Array, ""], action_dim: int) -> Float[Array, ""]:
-    """Gradient by log α_ent of -log α_ent (E[log π] + H), target entropy H = -A."""
-    return -(mean_log_prob - action_dim)
+def temperature_gradient(mean_log_prob: Float[Array, ""], size: float) -> Float[Array, ""]:
+    """Gradient by log α_ent of -log α_ent (E[log π] + H), target entropy H = -`size`."""
+    return -(mean_log_prob - size)
 
 
 def polyak(target: PyTree, online: PyTree, rate: float) -> PyTree:

@@ -21,10 +21,12 @@ from stratdiff.agents.base import (
     Conservative,
     Metrics,
     RewardUnits,
+    check_ensemble,
     conservative_rows,
     mean_over_batch,
     polyak,
     soft_actor_loss,
+    subset,
     td_error,
     td_target,
     temperature_gradient,
@@ -66,6 +68,16 @@ class CalQLConfig:
     """Actions per state from each of: uniform, π(·|s), π(·|s')."""
     max_target_backup: bool = False
     """TD target from the best of `sampled_actions` actions instead of one."""
+    critics: Count = 2
+    """Ensemble size; WSRL uses 10."""
+    target_critics: Count = 2
+    """Random members whose minimum is the TD target."""
+    layer_norm: bool = False
+    """Layer normalisation in the critics; WSRL uses it."""
+
+    def check(self) -> None:
+        """Raise `UserError` where the target takes more critics than there are."""
+        check_ensemble("calql", self.critics, self.target_critics)
 
 
 class CalQLState(eqx.Module):
@@ -169,7 +181,9 @@ class CalQL(ActorCritic):
         actor = SquashedGaussianPolicy(
             self.obs_dim, self.action_dim, c.actor_hidden, k1, INITIAL_LOG_STD
         )
-        critic = CriticEnsemble(self.obs_dim, self.action_dim, c.critic_hidden, 2, k2)
+        critic = CriticEnsemble(
+            self.obs_dim, self.action_dim, c.critic_hidden, c.critics, k2, c.layer_norm
+        )
         zero = jnp.zeros(())
         return CalQLState(
             actor=actor,
@@ -198,7 +212,8 @@ class CalQL(ActorCritic):
 
         n_target = c.sampled_actions if c.max_target_backup else 1
         next_action, _ = state.actor.sample_n(batch.next_obs, target_key, n_target)
-        next_q = self.q(state, batch.next_obs[:, None], next_action).max(-1)
+        next_q = state.target_critic(batch.next_obs[:, None], next_action)
+        next_q = subset(next_q, c.target_critics, jax.random.fold_in(key, 0)).min(0).max(-1)
         target = td_target(batch.reward, c.discount, batch.terminal.astype(float), next_q)
 
         # Everything conservative is computed on these rows only.

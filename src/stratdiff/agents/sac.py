@@ -17,15 +17,16 @@ from stratdiff.agents.base import (
     ActorCritic,
     Conservative,
     Metrics,
+    check_ensemble,
     polyak,
     soft_actor_loss,
+    subset,
     td_error,
     td_target,
     temperature_gradient,
 )
 from stratdiff.agents.networks import CriticEnsemble, SquashedGaussianPolicy
 from stratdiff.data.batch import Transition
-from stratdiff.errors import UserError
 from stratdiff.nn import apply_gradients, copy, init_optimizer
 from stratdiff.options import Count, OpenFraction, Positive, Rate, Widths
 
@@ -50,14 +51,12 @@ class SACConfig:
     """Random members whose minimum is the TD target."""
     layer_norm: bool = False
     """Layer normalisation in the critics; RLPD uses it."""
+    entropy_scale: Positive = 1.0
+    """Target entropy in units of -A; RLPD uses 0.5."""
 
     def check(self) -> None:
         """Raise `UserError` where the target takes more critics than there are."""
-        if self.target_critics > self.critics:
-            raise UserError(
-                f"--sac.target-critics is {self.target_critics}; it must be at most --sac.critics, "
-                f"{self.critics}."
-            )
+        check_ensemble("sac", self.critics, self.target_critics)
 
 
 class SACState(eqx.Module):
@@ -116,8 +115,7 @@ class SAC(ActorCritic):
 
         next_action, next_log_prob = state.actor.sample_n(batch.next_obs, target_key, 1)
         next_q = state.target_critic(batch.next_obs, next_action[:, 0])
-        if c.target_critics < c.critics:
-            next_q = next_q[jax.random.permutation(subset_key, c.critics)[: c.target_critics]]
+        next_q = subset(next_q, c.target_critics, subset_key)
         soft_value = next_q.min(0) - temperature * next_log_prob[:, 0]
         target = td_target(batch.reward, c.discount, batch.terminal.astype(float), soft_value)
 
@@ -140,7 +138,7 @@ class SAC(ActorCritic):
         log_temperature, temperature_opt = apply_gradients(
             self.optimizer,
             state.log_temperature,
-            temperature_gradient(mean_log_prob, self.action_dim),
+            temperature_gradient(mean_log_prob, c.entropy_scale * self.action_dim),
             state.temperature_opt,
         )
         new = SACState(

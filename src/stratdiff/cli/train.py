@@ -13,6 +13,7 @@ from stratdiff.cli.parsing import show_result
 from stratdiff.config import (
     Config,
     Preset,
+    Protocol,
     RunOptions,
     config_of,
     of_other_part,
@@ -24,7 +25,7 @@ from stratdiff.errors import UserError
 from stratdiff.training.loop import train
 
 # Options that decide which others there are, and their defaults.
-_EARLY = ("preset", "recipe", "dataset", "env", "base", "score", "split")
+_EARLY = ("preset", "protocol", "recipe", "dataset", "env", "base", "score", "split")
 _NAMES_CODE = ("dataset", "env", "base", "score", "split")
 
 
@@ -34,6 +35,8 @@ class _Start:
 
     preset: Preset = "demo"
     """demo: minutes on two CPU cores; paper: the paper's lengths and sizes."""
+    protocol: Protocol = "stratdiff"
+    """A baseline as a set of options: rlpd or wsrl; stratdiff: none."""
     config: str = ""
     """A run's config.json: repeat that run; other options override it."""
     out: str = ""
@@ -47,6 +50,7 @@ class _Early:
     """The options of `_EARLY`, read before the others are known."""
 
     preset: str | None = None
+    protocol: str | None = None
     recipe: str | None = None
     dataset: str | None = None
     env: str | None = None
@@ -127,7 +131,7 @@ def _from_file(path: str, given: dict[str, str]) -> Config:
     table, note = translated(read_table(path))
     if note:
         print(f"{path}: {note}.", file=sys.stderr)
-    changes = {key: value for key, value in given.items() if key != "preset"}
+    changes = {key: value for key, value in given.items() if key not in ("preset", "protocol")}
     if "dataset" in changes:
         changes.setdefault("env", "")  # that of the other data set
     return table_to_config(table | changes, f"config file {path!r}")

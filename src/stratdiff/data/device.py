@@ -58,13 +58,21 @@ class DeviceData(eqx.Module):
 
 
 def to_device(
-    dataset: Dataset, scale: float, shift: float, discount: float, sparse: bool
+    dataset: Dataset,
+    scale: float,
+    shift: float,
+    discount: float,
+    sparse: bool,
+    normalize: bool = True,
 ) -> DeviceData:
     """States and what they are normalised with, rewards scale · r + shift, their returns-to-go.
 
     `sparse`: a trajectory without any positive reward gets r / (1 - γ) as its return-to-go.
+    Without `normalize` states stay as they are.
     """
-    mean, std = dataset.normalizer()
+    size = dataset.observations.shape[1]
+    plain = np.zeros(size, np.float32), np.ones(size, np.float32)
+    mean, std = dataset.normalizer() if normalize else plain
     rewards = aligned_empty(dataset.rewards.shape, np.float32)
     np.multiply(dataset.rewards, scale, out=rewards, dtype=np.float64, casting="same_kind")
     rewards += np.float32(shift)

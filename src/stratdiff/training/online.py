@@ -21,13 +21,24 @@ from stratdiff.training.state import Accumulator, Setup, TrainState, empty_accum
 def sample_batch(
     setup: Setup, state: TrainState, data: DeviceData, stored: PyTree, update: Int[Array, ""]
 ) -> Batch:
-    """Rows of D_off, then rows of D_on once it holds `setup.warmup` transitions."""
+    """Rows of D_off, then rows of D_on once it holds `setup.warmup` transitions.
+
+    With `setup.offline_rows` None, rows of both in any order.
+    """
     size = setup.batch_size
     offline_key, online_key = jax.random.split(stream(state.seed, "batch", update))
     index = data.sample_index(offline_key, size)
     row = jax.random.randint(online_key, (size,), 0, jnp.maximum(state.replay.size, 1))
     warm = state.replay.size >= setup.warmup
-    online = warm & (jnp.arange(size) >= setup.offline_rows)
+    if setup.offline_rows is None:
+        share = len(data) / (len(data) + state.replay.size)
+        of_off = jax.random.uniform(jax.random.fold_in(online_key, 1), (size,)) < share
+    else:
+        first, last = setup.offline_rows
+        progress = update / (setup.capacity * setup.utd)
+        rows = first if first == last else jnp.round(first + (last - first) * progress)
+        of_off = jnp.arange(size) < rows
+    online = warm & ~of_off
 
     def choose(on: Shaped[Array, "batch ..."], off: Shaped[Array, "batch ..."]) -> Array:
         return jnp.where(online.reshape(-1, *[1] * (on.ndim - 1)), on, off)
@@ -96,8 +107,16 @@ def online_step(
         def update(state: TrainState, i: Int[Array, ""]) -> tuple[TrainState, Metrics]:
             return online_update(setup, state, data, stored, step * setup.utd + i)
 
-        state, metrics = jax.lax.scan(update, state, jnp.arange(setup.utd))
-        total = total.add(metrics, jnp.full(setup.utd, step))
+        def learn(state: TrainState, total: Accumulator) -> tuple[TrainState, Accumulator]:
+            state, metrics = jax.lax.scan(update, state, jnp.arange(setup.utd))
+            return state, total.add(metrics, jnp.full(setup.utd, step))
+
+        if setup.frozen > 0:
+            state, total = jax.lax.cond(
+                step < setup.frozen, lambda *same: same, learn, state, total
+            )
+        else:
+            state, total = learn(state, total)
         return choose_action(setup, state, next_obs, step + 1), total
 
     return jax.vmap(one)(state, total, stored, transition, next_obs)

@@ -101,7 +101,14 @@ class Run:
         agent.check_data(dataset)
         self.phases = self.setup.algorithm.phases()
         sparse = self.config.recipe == "antmaze"
-        self.data = to_device(dataset, self.units.scale, self.units.shift, agent.discount, sparse)
+        self.data = to_device(
+            dataset,
+            self.units.scale,
+            self.units.shift,
+            agent.discount,
+            sparse,
+            config.normalize_states,
+        )
         self._mean, self._std = np.asarray(self.data.mean), np.asarray(self.data.std)
         self.position = Position(versions=versions(), fingerprint=dataset.fingerprint)
         self._shared: SharedPhases | None = None

@@ -3,7 +3,7 @@
 import numpy as np
 
 from stratdiff.agents.base import RewardUnits
-from stratdiff.config import Config
+from stratdiff.config import Config, fractions
 from stratdiff.data.dataset import Dataset
 from stratdiff.errors import UserError
 from stratdiff.splits import offline_like_count
@@ -58,6 +58,15 @@ def check_data(task: Task, dataset: Dataset) -> None:
         )
 
 
+def offline_rows(config: Config) -> tuple[int, int] | None:
+    """Rows of D_off in the first and in the last online batch; None: `uniform`."""
+    ends = fractions(config.offline_fraction)
+    if ends is None:
+        return None
+    first, last = (offline_like_count(end, config.batch_size) for end in ends)
+    return first, last
+
+
 def make_setup(config: Config, task: Task, scale: float) -> tuple[Setup, RewardUnits]:
     """(what is static in a run, the units that its agent trains in).
 
@@ -71,9 +80,10 @@ def make_setup(config: Config, task: Task, scale: float) -> tuple[Setup, RewardU
         obs_dim=task.obs_dim,
         action_dim=task.action_dim,
         batch_size=config.batch_size,
-        offline_rows=offline_like_count(config.offline_fraction, config.batch_size),
+        offline_rows=offline_rows(config),
         warmup=config.online_warmup,
         utd=config.utd,
+        frozen=config.frozen_steps,
         capacity=capacity,
         horizon=min(task.horizon or capacity, capacity),
         failure_reward=units.shift if config.recipe == "antmaze" else None,

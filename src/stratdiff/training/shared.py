@@ -25,7 +25,7 @@ from stratdiff.files import lock_file
 from stratdiff.phases import Phase, StorePhase
 
 # What every phase reads: where, on which seeds, and how often it logs.
-_ALWAYS = ("env", "recipe", "seeds", "log_interval")
+_ALWAYS = ("env", "recipe", "seeds", "log_interval", "normalize_states")
 
 
 @dataclasses.dataclass(frozen=True)

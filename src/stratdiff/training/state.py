@@ -52,12 +52,15 @@ class Setup:
     action_dim: int
     batch_size: int
     """Transitions of an online batch."""
-    offline_rows: int
-    """How many of them are from D_off."""
+    offline_rows: tuple[int, int] | None
+    """How many of them are from D_off, at the first and at the last step; None: as many as fall to
+    it where all rows of D_off and D_on are equally likely."""
     warmup: int
     """Online transitions before batches hold any of them."""
     utd: int
     """Updates per environment step."""
+    frozen: int
+    """Environment steps at the start in which nothing is learned."""
     capacity: int
     """Transitions that the replay buffer holds."""
     horizon: int
