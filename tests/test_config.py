@@ -4,6 +4,7 @@ import itertools
 import json
 
 import own_parts
+import pointmass
 import pytest
 import runs
 
