@@ -17,6 +17,7 @@ from stratdiff.data.dataset import Dataset
 from stratdiff.data.tools import verdict
 from stratdiff.data.tools.replay import Action, States, find_states, inside_walls, make_like, replay
 from stratdiff.data.tools.verdict import MATCH, ROUNDINGS, Errors, Report
+from stratdiff.envs.identity import exact
 from stratdiff.envs.mazes import SUCCESS_RADIUS
 from stratdiff.errors import UserError
 from stratdiff.tasks import Task, make_env, related, task_of_env, version_note
@@ -43,10 +44,11 @@ def check(path: str | Path, env_id: str = "", rows: int = 2000, seed: int = 0) -
             dimensions than the environment.
     """
     where = f"data file {str(path)!r}"
-    env_id = env_id or str(hdf5.read_attributes(path).get("env_id", ""))
+    about = hdf5.read_attributes(path)
+    env_id = env_id or str(about.get("env_id", ""))
     if not env_id:
         raise UserError(f"{where} does not name its environment; give it with --env.")
-    env = make_env(env_id)
+    env = make_env(exact(env_id, str(about.get("env_spec", ""))))
     try:
         task = task_of_env(env, env_id)
         dataset = hdf5.read(path, task.horizon)
