@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import gymnasium
 from gymnasium.spaces import Box
 
+from stratdiff import registry
 from stratdiff.data.dataset import Dataset
 from stratdiff.envs import identity
 from stratdiff.envs.guard import Guard
@@ -153,14 +154,15 @@ def make_env(
     """An environment by its id (or a text from `identity.exact`), from a factory, or given.
 
     `max_episode_steps`: the time limit of one that is given or from a factory; 0: its own. See
-    `wrap_env` for what is around it.
+    `wrap_env` for what is around it. A module that the id names is imported, because it is named
+    here.
 
     Raises:
-        UserError: the environment is unknown or cannot be made; its id names a module that only a
-            file has named (see `registry`); or its spaces are not flat boxes.
+        UserError: the environment is unknown or cannot be made, or its spaces are not flat boxes.
     """
     if isinstance(env, str):
-        return wrap_env(identity.make(env), identity.read(env).env_id)
+        registry.trust(identity.read(env).env_id)
+        return load_env(env)
     try:
         made = env if isinstance(env, gymnasium.Env) else env()
     except UserError:
@@ -175,6 +177,11 @@ def make_env(
         )
     limited = bool(max_episode_steps) and not isinstance(made, Guard)
     return wrap_env(gymnasium.wrappers.TimeLimit(made, max_episode_steps) if limited else made)
+
+
+def load_env(env: str) -> Guard:
+    """As `make_env`, for an id or text from a file: a module that it names needs trust."""
+    return wrap_env(identity.make(env), identity.read(env).env_id)
 
 
 def wrap_env(env: gymnasium.Env, env_id: str = "") -> Guard:
@@ -207,7 +214,7 @@ def find_task(env: str) -> Task:
     Raises:
         UserError: see `make_env`.
     """
-    made = make_env(env)
+    made = load_env(env)
     task = task_of_env(made, identity.read(env).env_id)
     made.close()
     return task

@@ -108,7 +108,7 @@ def find_environments(config: Config, given: Given, n: int) -> Environments:
     """
 
     def make() -> Guard:
-        return tasks.make_env(config.environment) if given is None else _made(given, config)
+        return tasks.load_env(config.environment) if given is None else _made(given, config)
 
     first, single = make(), isinstance(given, gymnasium.Env)
     try:

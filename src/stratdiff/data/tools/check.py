@@ -20,7 +20,7 @@ from stratdiff.data.tools.verdict import MATCH, ROUNDINGS, Errors, Report
 from stratdiff.envs.identity import exact
 from stratdiff.envs.mazes import SUCCESS_RADIUS
 from stratdiff.errors import UserError
-from stratdiff.tasks import Task, make_env, related, task_of_env, version_note
+from stratdiff.tasks import Task, load_env, related, task_of_env, version_note
 
 # Errors are in standard deviations of the data, per dimension. A row is off when its error is
 # above _OFF and above what rounding its state to float32 explains.
@@ -48,7 +48,7 @@ def check(path: str | Path, env_id: str = "", rows: int = 2000, seed: int = 0) -
     env_id = env_id or str(about.get("env_id", ""))
     if not env_id:
         raise UserError(f"{where} does not name its environment; give it with --env.")
-    env = make_env(exact(env_id, str(about.get("env_spec", ""))))
+    env = load_env(exact(env_id, str(about.get("env_spec", ""))))
     try:
         task = task_of_env(env, env_id)
         dataset = hdf5.read(path, task.horizon)
@@ -235,7 +235,7 @@ class _Check:
             if env is not None:
                 found[other] = max(share(env), inside_walls(env, obs))
                 env.close()
-        env = make_env(self.env_id)
+        env = load_env(self.env_id)
         env.reset(seed=0)
         summed = version_note("3.4") is not None
         env.unwrapped.model.geom_margin[:] *= 0.5 if summed else 2  # type: ignore[attr-defined]
