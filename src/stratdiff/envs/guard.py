@@ -104,11 +104,8 @@ class Checked(gymnasium.Wrapper):
         Raises:
             BadEnvironment: one is NaN or infinite.
         """
-        for what, finite in (
-            ("an observation", np.isfinite(obs)),
-            ("a reward", np.isfinite(reward)),
-        ):
-            if not finite.all():
+        for what, value in (("an observation", obs), ("a reward", reward)):
+            if not finite(value):
                 raise self._bad(f"gave {what} that is NaN or infinite")
 
     def _bad(self, what: str, *advice: str) -> BadEnvironment:
@@ -170,8 +167,8 @@ class Guard(Checked):
         low, high = flat.low.astype(np.float64), flat.high.astype(np.float64)
         self.observation_space = Box(low, high, dtype=np.float64)
         self.action_space = Box(-1.0, 1.0, self.bounds.shape, np.float32)
-        unit = np.float32(-1), np.float32(1)
-        self._to_bounds = gymnasium.wrappers.RescaleAction(env, *unit).func
+        number = self.bounds.dtype.type
+        self._to_bounds = gymnasium.wrappers.RescaleAction(env, number(-1), number(1)).func
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

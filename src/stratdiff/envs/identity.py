@@ -131,13 +131,14 @@ def make(text: str) -> gymnasium.Env:
                 raise TypeError(f"it gave {reprlib.repr(made)}, which is no gymnasium.Env")
             return gymnasium.wrappers.TimeLimit(made, limit) if limit and limit > 0 else made
         with warnings.catch_warnings():
-            # The -v4 environments are old on purpose: they are D4RL's physics.
-            warnings.filterwarnings("ignore", ".*is out of date.*")
+            # The -v4 environments are old on purpose: they are D4RL's physics. JSON knows one kind
+            # of real numbers, so wrappers are given those.
+            warnings.filterwarnings("ignore", ".*(is out of date|precision lowered).*")
             made = gymnasium.make(env_id, max_episode_steps=limit, **kwargs)
-        registered = made.spec.additional_wrappers if made.spec else ()
-        for wrapper in wrappers[len(registered) :]:
-            if wrapper.name not in _WATCHING:
-                made = _wrapper(wrapper, env_id)(made, **(wrapper.kwargs or {}))
+            registered = made.spec.additional_wrappers if made.spec else ()
+            for wrapper in wrappers[len(registered) :]:
+                if wrapper.name not in _WATCHING:
+                    made = _wrapper(wrapper, env_id)(made, **(wrapper.kwargs or {}))
         return made
     except UserError:
         raise
