@@ -345,7 +345,7 @@ def test_the_file_says_how_its_environment_was_made(path):
     assert made.spec.max_episode_steps == 5
     assert made.unwrapped._terminate_when_unhealthy is False
     assert locate(str(path))[1].env_spec == text
-    with pytest.raises(UserError, match="was recorded with environment .*terminate_when"):
+    with pytest.raises(UserError, match=r"was recorded with environment .*terminate_when"):
         Recorder(gymnasium.make("Hopper-v5", max_episode_steps=5), path, append=True)
     with pytest.raises(UserError, match="the wrapper Wrapper, which could not be restored"):
         Recorder(gymnasium.Wrapper(gymnasium.make("Hopper-v5")), path.with_name("other.hdf5"))
