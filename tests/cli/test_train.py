@@ -47,8 +47,8 @@ def test_help_lists_every_option_with_its_default(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     options, out = options_of(capsys)
     names = """dataset env env-kwargs max-episode-steps base score split rho guidance-scale
-        inverse-temperature utd seeds offline-steps online-steps preset out config track trust-modules iql.expectile
-        behaviour.widths energy.hidden save-policies no-save-policies"""
+        inverse-temperature utd seeds offline-steps online-steps preset out config track
+        trust-modules iql.expectile behaviour.widths energy.hidden save-policies no-save-policies"""
     for option in names.split():
         assert option in options
     assert out.count("(default: ") >= 50

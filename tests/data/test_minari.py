@@ -73,6 +73,9 @@ def test_environment_of_the_set():
     assert calls == [(1, 2), (2, 2)]
 
 
+EVALUATION = '{"id": "Hopper-v4", "kwargs": {}, "additional_wrappers": []}'
+
+
 def test_the_environment_of_the_set_in_full(store):
     env = gymnasium.make("Hopper-v5", terminate_when_unhealthy=False, max_episode_steps=7)
     record(env, (5,), "hopper/upright-v0")
@@ -83,7 +86,7 @@ def test_the_environment_of_the_set_in_full(store):
     # Where its authors name another environment for evaluation, it is that one.
     path = store / "hopper" / "upright-v0" / "data" / "metadata.json"
     about = json.loads(path.read_text())
-    path.write_text(json.dumps(about | {"eval_env_spec": '{"id": "Hopper-v4"}'}))
+    path.write_text(json.dumps(about | {"eval_env_spec": EVALUATION}))
     assert load("minari/hopper/upright-v0").env_id == "Hopper-v4"
     # Minari would make the environment that the file names to see its spaces.
     del about["action_space"]

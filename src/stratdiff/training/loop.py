@@ -8,7 +8,7 @@ import numpy as np
 
 from stratdiff.config import OUTSIDE, Config, read_config
 from stratdiff.data.dataset import Dataset
-from stratdiff.errors import BadEnvironment, UserError
+from stratdiff.errors import BadEnvironment, RunStopped, UserError
 from stratdiff.policy import Policy
 from stratdiff.sinks.progress import Reporter
 from stratdiff.training.environments import Environments, Given, find_environments
@@ -148,6 +148,8 @@ def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str
     evaluator = Evaluator(environments, seeds, episodes)
     try:
         returns = evaluator(policy)
+    except BadEnvironment as error:
+        raise RunStopped(f"{error} The run itself is not changed.") from error
     finally:
         evaluator.close()
     scores = np.vectorize(task.score, otypes=[float])(returns)

@@ -54,8 +54,11 @@ class Result:
     """The final policies, one per seed; call it with a raw state for the first seed's action."""
 
     @property
-    def scores(self) -> dict[str, list[float]]:
-        """Normalised score per seed, before and after fine-tuning; empty without evaluation."""
+    def scores(self) -> dict[str, list[float | None]]:
+        """Normalised score per seed, before and after fine-tuning; empty without evaluation.
+
+        None where the environment gave a value that is not finite.
+        """
         return {when: found["per_seed"] for when, found in self.summary["score"].items()}
 
     def __repr__(self) -> str:
