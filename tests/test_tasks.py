@@ -187,9 +187,10 @@ def test_module_that_only_a_file_names(monkeypatch):
 
 def test_environment_objects_and_factories():
     plain = pointmass.PointMass()
-    assert wrap_env(plain) is plain and make_env(plain) is plain
-    assert isinstance(make_env(pointmass.PointMass), pointmass.PointMass)
-    task = task_of_env(plain)
+    guarded = make_env(plain)
+    assert guarded.unwrapped is plain and wrap_env(guarded) is guarded
+    assert isinstance(make_env(pointmass.PointMass).unwrapped, pointmass.PointMass)
+    task = task_of_env(guarded)
     assert (task.env_id, task.obs_dim, task.action_dim, task.horizon) == ("", 2, 2, None)
     pendulum = make_env(lambda: gymnasium.make("Pendulum-v1"))
     assert (pendulum.action_space.low, pendulum.action_space.high) == (-1, 1)

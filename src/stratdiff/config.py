@@ -17,6 +17,7 @@ from stratdiff import registry
 from stratdiff.agents.base import AGENTS, Agent
 from stratdiff.algorithm import StratDiff
 from stratdiff.data.sources import environment_of
+from stratdiff.envs.identity import exact
 from stratdiff.errors import UserError, nearest
 from stratdiff.options import (
     Count,
@@ -73,6 +74,16 @@ Share = Annotated[
 ]
 
 
+def _is_object(text: str) -> bool:
+    try:
+        return not text or isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+Object = Annotated[str, Rule(_is_object, "a JSON object, such as '{\"goal\": 5}'")]
+
+
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
     """A run: data, method and lengths."""
@@ -80,7 +91,13 @@ class RunOptions:
     dataset: str = DEFAULT_DATASET
     """Offline data: a name of `stratdiff data list`, or the path of a D4RL-format HDF5 file."""
     env: str = ""
-    """Gymnasium id of the environment; empty: the one the data set names."""
+    """Gymnasium id of the environment, or module:function that makes it; empty: the data set's."""
+    env_kwargs: Object = ""
+    """Arguments of the environment, a JSON object; empty: those it was recorded with."""
+    max_episode_steps: Steps = 0
+    """Steps after which an episode is cut off; 0: the environment's own time limit."""
+    env_spec: Object = ""
+    """Gymnasium's EnvSpec of the environment as JSON; empty: the data set's."""
     base: str = "iql"
     """Base algorithm: iql, calql, sac, or module:Class."""
     score: str = "guided"
@@ -166,6 +183,13 @@ class Config(RunOptions):
     def agent_name(self) -> str:
         """What the base's table of options is called."""
         return AGENTS.find(self.base).name
+
+    @property
+    def environment(self) -> str:
+        """The text from which `tasks.make_env` makes exactly the run's environment; "": unknown."""
+        named = self.env not in ("", OUTSIDE)
+        options = self.env_spec, self.env_kwargs, self.max_episode_steps
+        return exact(self.env, *options) if named else ""
 
     @property
     def run(self) -> RunOptions:
@@ -409,6 +433,8 @@ def table_to_config(table: dict[str, Any], where: str) -> Config:
     """
     try:
         table, own = translated(table)[0], _names(RunOptions)
+        if isinstance(kwargs := table.get("env_kwargs"), dict):  # of a program, or TOML
+            table = table | {"env_kwargs": json.dumps(kwargs)}
         run = from_table(RunOptions, _only(table, own))
         agent, score = AGENTS.find(run.base), SCORES.find(run.score)
         split = split_class(run.split, run.score)

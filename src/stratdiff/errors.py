@@ -21,6 +21,21 @@ class RunStopped(UserError):
     exit_code: ClassVar[int] = 1
 
 
+class BadEnvironment(UserError):
+    """An environment failed or gave something that no environment may give."""
+
+    def __init__(self, fact: str, advice: str = "mend the environment") -> None:
+        """`fact`: what happened, for whoever knows better what to do now."""
+        super().__init__(f"{fact}; {advice}.")
+        self.fact = fact
+
+
+def last_line(error: BaseException) -> str:
+    """The kind of an error and the last line of what it says, as a traceback ends."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1]}".rstrip(".") if lines else type(error).__name__
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known words most like `word`, for an error message."""
     known = sorted(known)

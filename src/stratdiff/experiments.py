@@ -20,6 +20,7 @@ from stratdiff import registry
 from stratdiff.config import Config, config_of, difference, override, read_config, table_to_config
 from stratdiff.data.sources import check
 from stratdiff.errors import UserError, nearest
+from stratdiff.sinks.progress import number
 from stratdiff.training.loop import resume, train
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
@@ -101,7 +102,7 @@ def read_spec(path: str | Path) -> list[Cell]:
             expect("preset" not in options, f"{cell}: preset must stand at the top of the file.")
             try:
                 config = config_of(options, spec.get("preset", "paper"))
-                check(config.dataset, config.env)
+                check(config.dataset, config.environment)
             except UserError as error:
                 said = str(error).removeprefix("the options given: ")
                 raise UserError(f"{where}: {cell}: {said}") from error
@@ -157,7 +158,8 @@ def _obstacle(cell: Cell, directory: Path) -> str:
     except UserError as error:
         return f"{error} Remove {str(directory)!r} to train that cell anew."
     # Where it gives no environment, the run wrote down the one that its data names.
-    wanted = dataclasses.replace(cell.config, env=cell.config.env or found.env)
+    named = {key: getattr(cell.config, key) or getattr(found, key) for key in ("env", "env_spec")}
+    wanted = dataclasses.replace(cell.config, **named)
     other = difference(found, wanted)
     return other and (
         f"{str(directory)!r} holds a run with {other}, which the experiment asks for; give another "
@@ -177,7 +179,7 @@ def _summary(directory: Path) -> dict[str, Any]:
 
 def _result(directory: Path) -> str:
     summary = _summary(directory)
-    scores = " -> ".join(f"{found['mean']:.1f}" for found in summary["score"].values())
+    scores = " -> ".join(number(found["mean"]) for found in summary["score"].values())
     minutes = sum(summary["seconds"].values()) / 60
     return f"{scores} ({len(summary['seeds'])} seeds, {minutes:.1f} minutes of training)"
 

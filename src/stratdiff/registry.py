@@ -27,13 +27,18 @@ def trusted() -> list[str]:
     return sorted(_trusted)
 
 
+def is_trusted(name: str) -> bool:
+    """Whether a `module:Name` may be imported."""
+    return bool(_trusted & {name, _ANY_MODULE})
+
+
 def check_trusted(name: str, option: str) -> None:
     """Refuse a `module:Name` that nobody but a file has named.
 
     Raises:
         UserError: the name is not trusted.
     """
-    if ":" in name and not _trusted & {name, _ANY_MODULE}:
+    if ":" in name and not is_trusted(name):
         raise UserError(
             f"{name!r} is code that a file names as {option}; to let it be imported, pass "
             f"--trust-modules, or give {option} {name} to `stratdiff train`."

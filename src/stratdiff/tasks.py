@@ -2,19 +2,19 @@
 
 import dataclasses
 import re
-import warnings
 from collections.abc import Callable
 from importlib import metadata
 from typing import Literal, NamedTuple
 
 import gymnasium
-import numpy as np
 from gymnasium.spaces import Box
 
 from stratdiff import registry
 from stratdiff.data.dataset import Dataset
+from stratdiff.envs import identity
+from stratdiff.envs.guard import Guard
 from stratdiff.envs.mazes import MAZES  # importing it also registers the environments
-from stratdiff.errors import UserError, nearest
+from stratdiff.errors import BadEnvironment, UserError, last_line
 
 Recipe = Literal["locomotion", "antmaze"]
 Returns = tuple[float, float]
@@ -148,95 +148,75 @@ def observation_parts(shapes: dict[str, tuple[int, ...] | None]) -> list[str] | 
     return ["achieved_goal", "observation"] if shapes == _ROBOTICS_ANTMAZE else None
 
 
-def make_env(env: str | gymnasium.Env | Callable[[], gymnasium.Env]) -> gymnasium.Env:
-    """An environment by its id, from a factory, or given: see `wrap_env`.
+def make_env(
+    env: str | gymnasium.Env | Callable[[], gymnasium.Env], max_episode_steps: int = 0
+) -> Guard:
+    """An environment by its id (or a text from `identity.exact`), from a factory, or given.
+
+    `max_episode_steps`: the time limit of one that is given or from a factory; 0: its own. See
+    `wrap_env` for what is around it. A module that the id names is imported, because it is named
+    here.
 
     Raises:
-        UserError: the environment is unknown or cannot be made; its id names a module that only a
-            file has named (see `registry`); or its spaces are not flat boxes.
+        UserError: the environment is unknown or cannot be made, or its spaces are not flat boxes.
     """
-    if not isinstance(env, str):
-        return wrap_env(env if isinstance(env, gymnasium.Env) else env())
-    registry.check_trusted(env, "--env")
+    if isinstance(env, str):
+        registry.trust(identity.read(env).env_id)
+        return load_env(env)
     try:
-        with warnings.catch_warnings():
-            # The -v4 environments are old on purpose: they are D4RL's physics.
-            warnings.filterwarnings("ignore", ".*is out of date.*")
-            made = gymnasium.make(env)
-    except gymnasium.error.UnregisteredEnv as error:
+        made = env if isinstance(env, gymnasium.Env) else env()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        fact = f"the function {env!r} could not make an environment ({last_line(error)})"
+        raise BadEnvironment(fact, "mend it") from error
+    if not isinstance(made, gymnasium.Env):
         raise UserError(
-            f"environment {env!r} is not registered with Gymnasium; did you mean "
-            f"{nearest(env, gymnasium.registry)}? Your own: --env module:Name-v0, where the "
-            "module registers it."
-        ) from error
-    except (gymnasium.error.Error, ImportError) as error:
-        raise UserError(f"environment {env!r} could not be made: {error}") from error
-    return wrap_env(made, env)
+            f"env is a function that returned {made!r}; give a gymnasium.Env, or a function that "
+            "makes one."
+        )
+    limited = bool(max_episode_steps) and not isinstance(made, Guard)
+    return wrap_env(gymnasium.wrappers.TimeLimit(made, max_episode_steps) if limited else made)
 
 
-def wrap_env(env: gymnasium.Env, env_id: str = "") -> gymnasium.Env:
-    """The environment, its actions scaled to [-1, 1], its observations flat.
+def load_env(env: str) -> Guard:
+    """As `make_env`, for an id or text from a file: a module that it names needs trust."""
+    return wrap_env(identity.make(env), identity.read(env).env_id)
 
-    Dictionaries of observations are flattened in Gymnasium's order, or see `observation_parts`. An
-    environment that needs no change is returned as it is.
+
+def wrap_env(env: gymnasium.Env, env_id: str = "") -> Guard:
+    """The environment behind a `Guard`: actions in [-1, 1], observations flat, all checked.
+
+    Dictionaries of observations are flattened in Gymnasium's order, or see `observation_parts`.
 
     Raises:
         UserError: its spaces are not flat boxes, or actions have no bounds.
     """
-    if isinstance(env.observation_space, gymnasium.spaces.Dict):
-        keys = observation_parts({key: space.shape for key, space in env.observation_space.items()})
-        if keys:
-            env = gymnasium.wrappers.FilterObservation(env, keys)
-        env = gymnasium.wrappers.FlattenObservation(env)
+    if isinstance(env, Guard):
+        return env
     where = f"environment {env_id or (env.spec.id if env.spec else str(env))!r}"
-    obs = env.observation_space
-    if not isinstance(obs, Box) or len(obs.shape) != 1:
+    space = flat = env.observation_space
+    if isinstance(space, gymnasium.spaces.Dict):
+        keys = observation_parts({key: part.shape for key, part in space.items()})
+        space = gymnasium.spaces.Dict({key: space[key] for key in keys}) if keys else space
+        flat = gymnasium.spaces.flatten_space(space)
+    if not isinstance(flat, Box) or len(flat.shape) != 1:
         raise UserError(
-            f"{where} has the observation space {obs}; a flat Box is needed, so wrap the "
-            "environment (gymnasium.wrappers.FlattenObservation) and register it."
+            f"{where} has the observation space {env.observation_space}; a flat Box is needed, so "
+            "wrap the environment (gymnasium.wrappers.FlattenObservation) and register it."
         )
-    action = check_actions(env.action_space, where)
-    if (action.low != -1).any() or (action.high != 1).any():
-        env = gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
-    return env
+    return Guard(env, where, space)
 
 
-def check_actions(space: gymnasium.Space, where: str) -> Box:
-    """The space, if it is a flat Box with finite bounds.
-
-    Raises:
-        UserError: it is not.
-    """
-    if not isinstance(space, Box) or len(space.shape) != 1 or space.dtype.kind != "f":
-        raise UserError(
-            f"{where} has the action space {space}; a flat Box of real numbers is needed, so "
-            "choose one with continuous actions."
-        )
-    if not (np.isfinite(space.low) & np.isfinite(space.high) & (space.low < space.high)).all():
-        raise UserError(
-            f"{where} has the action space {space}; bounds that are finite and not equal are "
-            "needed to scale actions to [-1, 1], so give the environment such bounds."
-        )
-    return space
-
-
-def unit_actions(actions: np.ndarray, space: Box) -> np.ndarray:
-    """Actions (..., A) within the bounds of `space`, scaled to [-1, 1], as float32."""
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    if (low == -1).all() and (high == 1).all():
-        return actions.astype(np.float32)
-    return (2 * (actions.astype(np.float64) - low) / (high - low) - 1).astype(np.float32)
-
-
-def find_task(env_id: str) -> Task:
-    """The task record of an environment by its id.
+def find_task(env: str) -> Task:
+    """The task record of an environment by its id (or a text from `identity.exact`).
 
     Raises:
         UserError: see `make_env`.
     """
-    env = make_env(env_id)
-    task = task_of_env(env, env_id)
-    env.close()
+    made = load_env(env)
+    task = task_of_env(made, identity.read(env).env_id)
+    made.close()
     return task
 
 
@@ -245,7 +225,17 @@ def task_of_env(env: gymnasium.Env, env_id: str = "") -> Task:
     spec, sizes = env.spec, (env.observation_space.shape, env.action_space.shape)
     (obs_dim,), (action_dim,) = sizes  # type: ignore[misc]
     env_id = env_id or (spec.id if spec else "")
-    return _task(env_id, obs_dim, action_dim, spec.max_episode_steps if spec else None)
+    return _task(env_id, obs_dim, action_dim, _time_limit(env))
+
+
+def _time_limit(env: gymnasium.Env) -> int | None:
+    """Steps after which the environment cuts an episode, as far as it tells."""
+    limits, layer = [env.spec and env.spec.max_episode_steps], env
+    while isinstance(layer, gymnasium.Wrapper):
+        if isinstance(layer, gymnasium.wrappers.TimeLimit):  # there may be no spec to tell
+            limits.append(layer._max_episode_steps)
+        layer = layer.env
+    return min((limit for limit in limits if limit), default=None)
 
 
 def task_of(dataset: Dataset, env_id: str = "") -> Task:

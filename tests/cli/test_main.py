@@ -75,6 +75,13 @@ def test_unknown_environment(capsys, tmp_path, monkeypatch):
     assert "no_such_module" in err and "Traceback" not in err
 
 
+def test_debug_shows_where_an_error_came_from(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = run(capsys, "train", "--dataset", "nowhere.hdf5")[2]
+    code, _, err = run(capsys, "train", "--debug", "--dataset", "nowhere.hdf5")
+    assert code == 2 and err.startswith("Traceback") and err.endswith(said)
+
+
 def test_not_hdf5(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data.hdf5").write_text("hello")

@@ -46,9 +46,9 @@ def options_of(capsys, *args):
 def test_help_lists_every_option_with_its_default(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     options, out = options_of(capsys)
-    names = """dataset env base score split rho guidance-scale inverse-temperature utd seeds
-        offline-steps online-steps preset out config track trust-modules iql.expectile
-        behaviour.widths energy.hidden save-policies no-save-policies"""
+    names = """dataset env env-kwargs max-episode-steps base score split rho guidance-scale
+        inverse-temperature utd seeds offline-steps online-steps preset out config track
+        trust-modules iql.expectile behaviour.widths energy.hidden save-policies no-save-policies"""
     for option in names.split():
         assert option in options
     assert out.count("(default: ") >= 50
@@ -159,6 +159,24 @@ def test_another_data_set_brings_its_environment(asked, tmp_path):
     args = ("--dataset", "stratdiff/walker2d-medium", "--env", "Walker2d-v5")
     assert asked("--config", path, *args)[0].env == "Walker2d-v5"
     assert asked("--config", path, "--env", "Hopper-v5")[0].env == "Hopper-v5"
+
+
+def test_an_environment_in_full(asked, capsys, tmp_path):
+    """Arguments and limit stay with a run's config, and go with its environment."""
+    options = ("--env", "Hopper-v5", "--env-kwargs", '{"frame_skip": 4}')
+    config = asked(*options, "--max-episode-steps", "9")[0]
+    assert (config.env_kwargs, config.max_episode_steps) == ('{"frame_skip": 4}', 9)
+    kept = {"env_kwargs": {"frame_skip": 4}, "max_episode_steps": 9, "env_spec": '{"id": "E-v0"}'}
+    path = write(tmp_path / "config.json", env="Hopper-v5", **kept)
+    again = asked("--config", path)[0]
+    assert again.env_spec and again.environment == config.environment
+    for change in (("--dataset", "stratdiff/walker2d-medium"), ("--env", "Walker2d-v5")):
+        other = asked("--config", path, *change)[0]
+        assert (other.env_kwargs, other.env_spec, other.max_episode_steps) == ("", "", 0)
+    assert asked("--config", path, "--max-episode-steps", "5")[0].max_episode_steps == 5
+    for text in ("goal", "[1]", "[" * 100_000):
+        err = refused(capsys, "--env-kwargs", text)
+        assert "it must be a JSON object, such as" in err
 
 
 @pytest.mark.parametrize(

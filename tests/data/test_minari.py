@@ -1,5 +1,6 @@
 """Minari data sets, recorded here with Minari itself, against Minari's own episodes."""
 
+import json
 import sys
 
 import gymnasium
@@ -12,7 +13,9 @@ from logged import NestedLike, Walk, assert_same_transitions, minari_transitions
 from stratdiff.data.dataset import returns_to_go
 from stratdiff.data.minari import Minari
 from stratdiff.data.sources import Entry
+from stratdiff.envs.identity import exact
 from stratdiff.errors import UserError
+from stratdiff.tasks import load_env
 
 # Minari's collector leaves its folder of temporary files to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up")
@@ -68,6 +71,27 @@ def test_environment_of_the_set():
     assert not dataset.terminals.any()
     assert_same_transitions(dataset, minari_transitions(source))
     assert calls == [(1, 2), (2, 2)]
+
+
+EVALUATION = '{"id": "Hopper-v4", "kwargs": {}, "additional_wrappers": []}'
+
+
+def test_the_environment_of_the_set_in_full(store):
+    env = gymnasium.make("Hopper-v5", terminate_when_unhealthy=False, max_episode_steps=7)
+    record(env, (5,), "hopper/upright-v0")
+    spec = load("minari/hopper/upright-v0").metadata["env_spec"]
+    made = load_env(exact("Hopper-v5", spec))
+    assert made.spec.max_episode_steps == 7
+    assert made.unwrapped._terminate_when_unhealthy is False
+    # Where its authors name another environment for evaluation, it is that one.
+    path = store / "hopper" / "upright-v0" / "data" / "metadata.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"eval_env_spec": EVALUATION}))
+    assert load("minari/hopper/upright-v0").env_id == "Hopper-v4"
+    # Minari would make the environment that the file names to see its spaces.
+    del about["action_space"]
+    path.write_text(json.dumps(about | {"env_spec": '{"id": "E-v0", "entry_point": "evil:E"}'}))
+    refused("minari/hopper/upright-v0", "its spaces are missing", "is not run for them")
 
 
 class AntMazeLike(Walk):

@@ -82,3 +82,13 @@ def test_the_sink_draws_when_the_run_is_finished(tmp_path, monkeypatch):
     assert asked == []
     sink.finish(SUMMARY)
     assert asked == [(records(), SUMMARY, tmp_path / "curves.png")]
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_scores_that_are_null_leave_a_gap(monkeypatch, tmp_path, every):
+    found = records(seeds=1)
+    for record in found:
+        if "score" in record and (every or record["step"] == 20):
+            record["score"] = [None]
+    _, online, _ = drawn(monkeypatch, found, SUMMARY, tmp_path / "a.png")
+    assert np.isnan(online[0][1, 1]) and np.isnan(online[0][0, 1]) == every

@@ -3,10 +3,11 @@
 import contextlib
 import os
 
+import numpy as np
 import pytest
 
 from stratdiff.sinks import progress
-from stratdiff.sinks.progress import Reporter
+from stratdiff.sinks.progress import Reporter, number
 
 
 @pytest.fixture
@@ -102,3 +103,9 @@ def test_a_terminal_gets_a_bar():
         text = read()
     for word in ("base", "2,000/2,000", "score 7.5", "warning: [3, 5] is no markup"):
         assert word in text
+
+
+def test_numbers_for_people():
+    shown = [number(x) for x in (1.25, -3.0, 7.0, None, np.nan, np.inf)]
+    assert shown == ["1.2", "-3.0", "7.0", "—", "—", "—"]
+    assert number(1.25, digits=2) == "1.25"

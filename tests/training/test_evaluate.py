@@ -80,6 +80,34 @@ def test_an_episode_that_does_not_end_is_cut_at_the_horizon():
     np.testing.assert_allclose(evaluator(horizon=2)(Constant()), [[1.0] * 3, [0.5] * 3])
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("reward", np.nan), ("reward", -np.inf), ("obs", np.nan), ("reset", np.inf)],
+)
+def test_an_episode_that_is_not_finite_has_no_return(monkeypatch, where, value):
+    run, bad = evaluator(), episode_seed(3, 1, 1)
+    reset, step, taken = Counting.reset, Counting.step, []
+
+    def bad_reset(self, *, seed=None, options=None):
+        self.bad = seed == bad
+        obs, info = reset(self, seed=seed)
+        return (np.full(1, value) if self.bad and where == "reset" else obs), info
+
+    def bad_step(self, action):
+        obs, reward, *rest = step(self, action)
+        if self.bad:
+            taken.append(action)
+            assert np.isfinite(action).all()
+            obs, reward = (obs, value) if where == "reward" else (obs + value, reward)
+        return obs, reward, *rest
+
+    monkeypatch.setattr(Counting, "reset", bad_reset)
+    monkeypatch.setattr(Counting, "step", bad_step)
+    returns = run(Constant())
+    assert np.isnan(returns[0, 1]) and np.isfinite(returns).sum() == 5
+    assert len(taken) == (0 if where == "reset" else 1)  # it ends there
+
+
 def test_environments_are_made_when_first_needed_and_closed():
     run = evaluator()
     assert Counting.made == 0

@@ -1,12 +1,18 @@
 """`train` and `resume`: killed and resumed, given environments, directories that are taken."""
 
+import json
+
 import gymnasium
+import numpy as np
 import pytest
 import runs
 
 import stratdiff
-from stratdiff.errors import UserError
+from stratdiff.cli.parsing import show_result
+from stratdiff.errors import BadEnvironment, RunStopped, UserError
+from stratdiff.report.page import report, short_rows
 from stratdiff.sinks.progress import Reporter
+from stratdiff.training.evaluate import episode_seed
 
 
 def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(programs, tiny, tmp_path):
@@ -122,8 +128,8 @@ def fresh():
 def test_one_object_trains_one_seed_without_a_second_environment(tiny, tmp_path):
     config = tiny(score="none", eval_episodes=0, env="")
     result = stratdiff.train(config, tmp_path / "run", env=Counted(), reporter=runs.QUIET)
-    # One environment, and no step but those of the training; it stays the caller's to close.
-    assert (Counted.made, Counted.steps, Counted.closed) == (1, 120, 0)
+    # One environment, and no steps but the trial's and the training's; the caller closes it.
+    assert (Counted.made, Counted.steps, Counted.closed) == (1, 3 + 120, 0)
     assert result.scores == {}
     assert result.summary["environment"] == "PointMass-v0"
     assert result.config.env == stratdiff.OUTSIDE
@@ -134,7 +140,7 @@ def test_one_object_trains_one_seed_without_a_second_environment(tiny, tmp_path)
         stratdiff.resume(result.directory, reporter=runs.QUIET)
     again = stratdiff.resume(result.directory, env=Counted(), reporter=runs.QUIET)
     assert again.summary["parameters_sha256"] == result.summary["parameters_sha256"]
-    assert (Counted.made, Counted.steps) == (2, 120)
+    assert (Counted.made, Counted.steps) == (2, 3 + 120 + 3)
 
     # The environment by its name gives the same bits, and so does one with evaluations.
     named = stratdiff.train(tiny(score="none"), tmp_path / "named", reporter=runs.QUIET)
@@ -147,15 +153,13 @@ def test_a_factory_makes_evaluation_environments_when_they_are_needed(tiny, tmp_
 
     class Watching(Reporter):
         def begin(self, name, total, done=0):
-            made.append((name, Counted.made))
+            if name in ("base", "online"):
+                made.append((name, Counted.made))
 
     result = stratdiff.train(config, tmp_path / "run", env=Counted, reporter=Watching(quiet=True))
-    # One to see its sizes, which is then an evaluation's; the seeds' own when they start.
-    assert made == [("data", 1), ("base", 1), ("online", 6)] or made == [
-        ("base", 1),
-        ("online", 6),
-    ]
-    assert Counted.made == Counted.closed == 2 * 2 + 2
+    # Two to try it out; four for the first evaluation; the seeds' own when they start.
+    assert made == [("base", 2), ("online", 8)]
+    assert Counted.made == Counted.closed == 2 + 2 * 2 + 2
     assert len(result.scores["after"]) == 2
 
 
@@ -170,6 +174,63 @@ def test_one_object_is_not_enough(tiny, tmp_path, options, said):
     with pytest.raises(UserError, match=f"{said}, but .* one environment object; give a function"):
         stratdiff.train(tiny(**options), tmp_path / "run", env=Counted(), reporter=runs.QUIET)
     assert not (tmp_path / "run").exists()
+
+
+class Faulty(Counted):
+    """Gives NaN as a reward from its tenth step on; ends the program in its `last`."""
+
+    last = 35
+
+    def step(self, action):
+        self.steps_done = getattr(self, "steps_done", 0) + 1
+        if self.steps_done == self.last:
+            raise SystemExit("out of\nlicences")
+        obs, reward, *rest = super().step(action)
+        evaluated = self.episode_seed in EVALUATIONS and self.last
+        return obs, np.nan if evaluated and self.steps_done > 10 else reward, *rest
+
+    def reset(self, *, seed=None, options=None):
+        self.episode_seed = seed
+        return super().reset(seed=seed)
+
+
+EVALUATIONS = {episode_seed(0, 1, e) for e in range(2)}
+
+
+def test_a_run_whose_environment_fails_is_resumed_once_it_is_mended(tiny, tmp_path, monkeypatch):
+    config = tiny(score="none", offline_steps=20, online_steps=60)
+    said = tmp_path / "said"
+    with said.open("w") as stream, pytest.raises(RunStopped) as caught:
+        reporter = Reporter(stream)
+        stratdiff.train(config, tmp_path / "run", env=Faulty, reporter=reporter)
+    assert caught.value.exit_code == 1 and isinstance(caught.value.__cause__, BadEnvironment)
+    sentence = str(caught.value)
+    for words in (
+        "environment 'PointMass-v0' failed (SystemExit: licences) in step 35 of an episode",
+        f"at online step 34; nothing of that step is stored, so mend the environment and resume "
+        f"{str(tmp_path / 'run')!r}.",
+    ):
+        assert words in sentence
+    assert Counted.made == Counted.closed
+    # The evaluations of this environment are not finite: warned of once, logged as null.
+    lines = said.read_text().splitlines()
+    assert len([line for line in lines if "warning" in line]) == 1
+    assert any("gave a reward or an observation that is NaN or infinite" in x for x in lines)
+    assert any(line.endswith("score —") for line in lines)
+
+    monkeypatch.setattr(Faulty, "last", 0)
+    result = stratdiff.resume(tmp_path / "run", env=Faulty, reporter=runs.QUIET)
+    points = [p for p in runs.log_points(result.directory) if "score" in p]
+    assert [p["score"] == [None] for p in points] == [True, True, False, False]
+    text = (result.directory / "summary.json").read_text()
+    assert "NaN" not in text and result.summary == json.loads(text)
+    assert result.summary["score"]["before"] == {"per_seed": [None], "mean": None}
+    assert "before —, after " in repr(result)
+    assert (result.directory / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert show_result(result) == 0
+    (run,), left_out = report([str(result.directory)], str(tmp_path / "report"))
+    assert np.isnan(run.before).all() and np.isfinite(run.after).all() and not left_out
+    assert short_rows([run])[0][3] == "—"
 
 
 def test_no_environment_at_all_is_one_sentence(tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import traceback
 
 from stratdiff import __version__
 from stratdiff.errors import UserError
@@ -17,7 +18,8 @@ usage: stratdiff COMMAND [options]
   data          list, make, describe, check and convert data sets
 
 `stratdiff COMMAND --help` lists every option with its default. With no options, `stratdiff train`
-runs the demo on a data set that is made on first use.
+runs the demo on a data set that is made on first use. With --debug, every command shows where an
+error came from.
 """
 
 _COMMANDS = {
@@ -32,7 +34,8 @@ _COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code: 2 for bad input, 1 where something outside failed."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    args = [word for word in given if word != "--debug"]
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
@@ -48,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return importlib.import_module(f"stratdiff.cli.{_COMMANDS[args[0]]}").main(args[1:])
     except UserError as error:
+        if "--debug" in given:
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from stratdiff.cli.parsing import Trust, parse
 from stratdiff.errors import UserError
+from stratdiff.sinks.progress import number
 from stratdiff.training.loop import evaluate
 
 
@@ -33,6 +34,6 @@ def main(args: list[str]) -> int:
     for column in ("seed", "score", "± over episodes", "return"):
         table.add_column(column, justify="right")
     for row in zip(*(found[k] for k in ("seeds", "score", "score_std", "return")), strict=True):
-        table.add_row(str(row[0]), *(f"{x:.1f}" for x in row[1:]))
+        table.add_row(str(row[0]), *map(number, row[1:]))
     Console().print(table)
     return 0

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stratdiff import registry
+from stratdiff.sinks.progress import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +40,10 @@ def show_result(result: Any) -> int:
             table.add_column(column, justify="right")
         before, after = result.scores["before"], result.scores["after"]
         for seed, b, a in zip(summary["seeds"], before, after, strict=True):
-            table.add_row(str(seed), f"{b:.1f}", f"{a:.1f}")
+            table.add_row(str(seed), number(b), number(a))
         score = summary["score"]
         table.add_section()
-        table.add_row("mean", *(f"{score[when]['mean']:.1f}" for when in ("before", "after")))
+        table.add_row("mean", *(number(score[when]["mean"]) for when in ("before", "after")))
         console.print(table)
     data = summary["dataset"]
     if data["mean_score"] is not None:

@@ -132,6 +132,7 @@ def _from_file(path: str, given: dict[str, str]) -> Config:
     if note:
         print(f"{path}: {note}.", file=sys.stderr)
     changes = {key: value for key, value in given.items() if key not in ("preset", "protocol")}
-    if "dataset" in changes:
-        changes.setdefault("env", "")  # that of the other data set
+    if {"dataset", "env"} & changes.keys():  # the other one's own, in full
+        defaults = ("env", "env_kwargs", "env_spec", "max_episode_steps")
+        changes = {key: getattr(RunOptions, key) for key in defaults} | changes
     return table_to_config(table | changes, f"config file {path!r}")

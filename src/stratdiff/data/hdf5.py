@@ -36,14 +36,18 @@ class Files(Source):
     def find(self, name: str) -> Entry:
         if Path(name).is_dir():
             raise UserError(f"data file {name!r} is a folder; give an HDF5 file in D4RL's format.")
-        env_id = read_attributes(name).get("env_id")
-        return Entry(name, env_id if isinstance(env_id, str) else None)
+        found = read_attributes(name)
+        env_id = found.get("env_id")
+        spec = str(found.get("env_spec", ""))
+        return Entry(name, env_id if isinstance(env_id, str) else None, env_spec=spec)
 
     def local(self, entry: Entry) -> Path:
         return Path(entry.name)
 
     def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:
-        return read(entry.name, find_task(env).horizon if env else None)
+        with _open(Path(entry.name)) as file:
+            counted = bool(env) and "timeouts" not in file
+        return read(entry.name, find_task(env).horizon if counted else None)
 
 
 def read(path: str | Path, horizon: int | None = None, name: str | None = None) -> Dataset:

@@ -13,8 +13,10 @@ from gymnasium.spaces import Box, Dict, Space
 from stratdiff.data.d4rl import ANTMAZES
 from stratdiff.data.dataset import Dataset, finish_rows, from_arrays
 from stratdiff.data.sources import Entry, Progress, Source
+from stratdiff.envs import identity
+from stratdiff.envs.guard import check_actions, unit_actions
 from stratdiff.errors import UserError
-from stratdiff.tasks import check_actions, observation_parts, unit_actions
+from stratdiff.tasks import observation_parts
 
 _ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
 
@@ -83,13 +85,17 @@ def _read(
     for key in ("author", "algorithm_name", "code_permalink", "minari_version", "requirements"):
         if value := known.get(key):
             about[key] = value if isinstance(value, str) else ", ".join(sorted(map(str, value)))
-    return finish_rows(arrays), source.env_spec.id if source.env_spec else "", about
+    # Where they differ, its authors say which one to evaluate in.
+    if spec := str(known.get("eval_env_spec") or known.get("env_spec") or ""):
+        about["env_spec"] = spec
+    return finish_rows(arrays), identity.read(spec).env_id if spec else "", about
 
 
 def _open(dataset_id: str, where: str) -> Any:
     """Minari's data set."""
     try:
         import minari
+        from minari.dataset.minari_storage import MinariStorage
         from minari.storage import get_dataset_path
     except ImportError as error:
         raise UserError(
@@ -108,6 +114,9 @@ def _open(dataset_id: str, where: str) -> Any:
                 "with network and copy the folder into the store."
             ) from error
     try:
+        about = MinariStorage.read_raw_metadata(store / dataset_id / "data")
+        if not {"observation_space", "action_space"} <= about.keys():
+            raise ValueError("its spaces are missing, and code that it names is not run for them")
         return minari.load_dataset(dataset_id)
     except Exception as error:
         raise _unreadable(dataset_id, where, error) from error

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from stratdiff import registry
 from stratdiff.data.dataset import Dataset
+from stratdiff.envs.identity import exact
 from stratdiff.errors import UserError, nearest
 from stratdiff.tasks import Returns, find_task
 
@@ -36,6 +37,8 @@ class Entry:
     episodes: int | None = None
     url: str | None = None
     """Where it is downloaded from."""
+    env_spec: str = ""
+    """Gymnasium's EnvSpec of the environment as JSON, where an id is not enough."""
 
 
 class Source(abc.ABC):
@@ -83,7 +86,8 @@ class Source(abc.ABC):
     def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:
         """The set, made or downloaded where it is not on this machine.
 
-        `env`: the environment that the user named, for data that do not tell their episodes' ends.
+        `env`: the environment that the user named, as `tasks.load_env` takes it, for data that do
+        not tell their episodes' ends.
 
         Raises:
             UserError: the data cannot be had or cannot be trained on.
@@ -156,7 +160,8 @@ def check(name: str, env: str = "") -> None:
     Raises:
         UserError: nothing of that name, a file that cannot be read, or no environment is known.
     """
-    env = env or locate(name)[1].env_id or ""
+    entry = locate(name)[1]
+    env = env or exact(entry.env_id or "", entry.env_spec)
     if env:
         find_task(env)
     elif is_file(name):

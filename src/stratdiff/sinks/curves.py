@@ -66,6 +66,7 @@ def plot_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Pa
         look: Any = {"xytext": (0, 3), "color": "#D55E00", "fontsize": 8}
         axes[0].annotate("data's mean episode", (0.02, mean_score), **place, **look)
     scores = [v for axis in axes[:2] for line in axis.lines for v in line.get_ydata()]
+    scores = [v for v in scores if np.isfinite(v)]
     low, high = min(scores, default=0.0), max(scores, default=1.0)
     room = 0.08 * (high - low or 1.0)
     for axis in axes[:2]:

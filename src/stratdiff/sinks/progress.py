@@ -1,5 +1,6 @@
 """Progress on the terminal."""
 
+import math
 import sys
 import time
 from typing import TextIO
@@ -92,6 +93,11 @@ class Reporter:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number for people; "—" for one that is missing, NaN or infinite."""
+    return "—" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def _clock(seconds: float) -> str:

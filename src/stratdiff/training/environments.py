@@ -8,10 +8,12 @@ from typing import Any
 import gymnasium
 
 from stratdiff import tasks
-from stratdiff.config import OUTSIDE
+from stratdiff.config import OUTSIDE, Config
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.sources import locate
-from stratdiff.errors import UserError
+from stratdiff.envs import identity
+from stratdiff.envs.guard import Guard
+from stratdiff.errors import BadEnvironment, UserError
 from stratdiff.tasks import Task
 
 Given = Any  # a Gymnasium environment, a function that makes one, or None
@@ -20,10 +22,15 @@ Given = Any  # a Gymnasium environment, a function that makes one, or None
 class Environments:
     """Makes the environments of one task, flat and with actions in [-1, 1]."""
 
-    def __init__(self, task: Task, make: Callable[[], Any] | None, single: bool = False) -> None:
-        """`make` None: the caller has the environment; `single`: there is one instance only."""
+    def __init__(
+        self, task: Task, make: Callable[[], Any] | None, single: bool = False, first: Any = None
+    ) -> None:
+        """`make` None: the caller has the environment; `single`: there is one instance only.
+
+        `first`: one that is made already, for whoever needs one first.
+        """
         self.task, self.single = task, single
-        self._make = make
+        self._make, self._first = make, first
 
     @property
     def known(self) -> bool:
@@ -33,12 +40,20 @@ class Environments:
     def make(self, n: int) -> list[Any]:
         """`n` environments."""
         assert self._make is not None
-        return [self._make() for _ in range(n)]
+        made = [self._first or self._make(), *(self._make() for _ in range(n - 1))]
+        self._first = None
+        return made
 
     def close(self, envs: list[Any]) -> None:
         """Close environments from `make`; an object that the program gave stays open."""
         for env in [] if self.single else envs:
             env.close()
+
+    def release(self) -> None:
+        """Close the one that nobody needed."""
+        if self._first is not None:
+            self._first.close()
+            self._first = None
 
 
 def check_enough(given: Given, n: int) -> None:
@@ -65,37 +80,69 @@ def scored(task: Task, name: str) -> Task:
     return task
 
 
-def find_environments(env_id: str, name: str, dataset: Dataset, given: Given) -> Environments:
-    """The environments of a run.
-
-    `env_id` is the config's, or `OUTSIDE`; `name` the data set's name there; `given` what the
-    program gave.
+def resolved(config: Config, dataset: Dataset, given: Given) -> Config:
+    """The config with the environment in full, so that it is known without the data.
 
     Raises:
-        UserError: no environment is known, or it cannot be made.
+        UserError: no environment is known, or what the data say of it cannot be read.
     """
-    if given is not None:
-        first = [_made(given)]
-        task = tasks.task_of_env(first[0])
-        if isinstance(given, gymnasium.Env):
-            return Environments(task, lambda: first[0], single=True)
-        return Environments(task, lambda: first.pop() if first else _made(given))
-    if env_id == OUTSIDE:
-        return Environments(tasks.task_of(dataset), None)
+    env_id = OUTSIDE if given is not None else config.env or dataset.env_id or ""
     if not env_id:
         raise UserError(
             f"data set {dataset.name!r} does not name its environment; give it with --env."
         )
-    return Environments(scored(tasks.find_task(env_id), name), lambda: tasks.make_env(env_id))
+    spec = config.env_spec or str(dataset.metadata.get("env_spec", ""))
+    spec = spec if identity.applies(spec, env_id) else ""
+    return dataclasses.replace(config, env=env_id, env_spec=spec)
 
 
-def _made(given: Given) -> Any:
+def find_environments(config: Config, given: Given, n: int) -> Environments:
+    """The environments of a run by a config from `resolved`; the first is tried out.
+
+    `given` is what the program gave, `n` how many the run makes. The one that is tried is used
+    where that is the only one, and closed otherwise.
+
+    Raises:
+        UserError: an environment cannot be made, fails, gives something unusable, or would be
+            evaluated without a time limit.
+    """
+
+    def make() -> Guard:
+        return tasks.load_env(config.environment) if given is None else _made(given, config)
+
+    first, single = make(), isinstance(given, gymnasium.Env)
+    try:
+        first.try_out()
+        task = tasks.task_of_env(first, config.env if given is None else "")
+        if task.horizon is None and config.eval_episodes:
+            raise UserError(
+                f"{first.where} has no time limit, so an evaluation might never end; give "
+                "--max-episode-steps, or register the environment with max_episode_steps."
+            )
+        if n > 1 and not single:
+            try:
+                make().close()
+            except BadEnvironment as error:
+                fact = f"{error.fact} while another one was open, and {n} are needed"
+                raise BadEnvironment(fact, "use one seed and --eval-episodes 0") from error
+    except BaseException:
+        if not single:
+            first.close()
+        raise
+    task = task if given is not None else scored(task, config.dataset)
+    if single:
+        return Environments(task, lambda: first, single=True)
+    if n > 1:
+        first.close()
+        return Environments(task, make)
+    return Environments(task, make, first=first)
+
+
+def _made(given: Given, config: Config) -> Guard:
     """The environment that was given, or one from the function that was."""
-    env = given if isinstance(given, gymnasium.Env) or not callable(given) else given()
-    if not isinstance(env, gymnasium.Env):
-        what = "env is" if env is given else "env is a function that returned"
+    if not (isinstance(given, gymnasium.Env) or callable(given)):
         raise UserError(
-            f"{what} {env!r}; give a gymnasium.Env, or a function that makes one. An environment "
+            f"env is {given!r}; give a gymnasium.Env, or a function that makes one. An environment "
             "by its id is the option env of the config."
         )
-    return tasks.wrap_env(env)
+    return tasks.make_env(given, config.max_episode_steps)

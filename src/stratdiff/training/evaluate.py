@@ -1,5 +1,6 @@
 """Episodes of a policy in its environment."""
 
+import math
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,7 +34,8 @@ class Evaluator:
     def __call__(self, policy: Deterministic) -> Float[np.ndarray, "seeds episodes"]:
         """Undiscounted return of every episode, deterministic actions.
 
-        Episode e of seed s always starts in the same state, so evaluations are paired.
+        Episode e of seed s always starts in the same state, so evaluations are paired. One in which
+        the environment gives a value that is not finite ends there; its return is NaN.
         """
         if not self._envs:
             made = iter(self._environments.make(len(self.seeds) * self.episodes))
@@ -44,15 +46,16 @@ class Evaluator:
                 for seed, envs in zip(self.seeds, self._envs, strict=True)
             ]
         ).astype(np.float64)
-        returns = np.zeros(obs.shape[:2])
-        running = np.ones(obs.shape[:2], bool)
-        steps, limit = 0, self._environments.task.horizon or 100_000
+        returns = np.where(np.isfinite(obs).all(2), 0.0, np.nan)
+        running = np.isfinite(returns)
+        steps, limit = 0, self._environments.task.horizon or math.inf
         while running.any() and steps < limit:
             action = policy.mode(obs)
             for s, e in np.argwhere(running):
                 obs[s, e], reward, terminated, truncated, _ = self._envs[s][e].step(action[s, e])
-                returns[s, e] += float(reward)
-                running[s, e] = not (terminated or truncated)
+                finite = math.isfinite(reward) and np.isfinite(obs[s, e]).all()
+                returns[s, e] += reward if finite else np.nan
+                running[s, e] = finite and not (terminated or truncated)
             steps += 1
         return returns
 

@@ -1,5 +1,6 @@
 """`train`, `resume` and `evaluate`: a session and the environments that Gymnasium makes."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,10 @@ import numpy as np
 
 from stratdiff.config import OUTSIDE, Config, read_config
 from stratdiff.data.dataset import Dataset
-from stratdiff.errors import UserError
+from stratdiff.errors import BadEnvironment, RunStopped, UserError
 from stratdiff.policy import Policy
 from stratdiff.sinks.progress import Reporter
-from stratdiff.tasks import find_task, make_env
-from stratdiff.training.environments import Environments, Given, check_enough, scored
+from stratdiff.training.environments import Environments, Given, find_environments
 from stratdiff.training.evaluate import Evaluator, episode_seed
 from stratdiff.training.run import Result
 from stratdiff.training.session import Session
@@ -84,8 +84,7 @@ def _whole(
             "given; give it from that program, as stratdiff.train(..., env=...) or "
             "stratdiff.resume(directory, env=...), or drive a stratdiff.Session."
         )
-    check_enough(env, len(config.seeds) * (1 + config.eval_episodes))
-    with Session(config, directory, dataset, env, reporter, shared) as session:
+    with Session(config, directory, dataset, env, reporter, shared, drives=True) as session:
         session.pretrain()
         if not session.done:
             drive(session, session.environments)
@@ -94,17 +93,20 @@ def _whole(
 
 def drive(session: Session, environments: Environments) -> None:
     """Run the online steps that are left, one environment a seed."""
-    envs = environments.make(len(session.config.seeds))
+    envs: list[Any] = []
     try:
+        envs += environments.make(len(session.config.seeds))
         obs = np.stack([_enter_episode(session, i, env) for i, env in enumerate(envs)])
         while not session.done:
             steps = [env.step(a)[:4] for env, a in zip(envs, session.act(obs), strict=True)]
             after, reward, terminated, truncated = (list(part) for part in zip(*steps, strict=True))
             session.observe(reward, after, terminated, truncated)
-            obs = np.array(after, np.float64)
+            obs = np.array(after)
             for i, env in enumerate(envs):
                 if terminated[i] or truncated[i]:
                     obs[i] = _enter_episode(session, i, env)
+    except BadEnvironment as error:
+        raise session.stopped(error.fact) from error
     finally:
         environments.close(envs)
 
@@ -113,12 +115,11 @@ def _enter_episode(session: Session, i: int, env: Any) -> np.ndarray:
     """Start the current episode of seed i, and go on to where the run stands in it."""
     number, length = session.episode(i)
     obs, _ = env.reset(seed=episode_seed(session.config.seeds[i], 0, number))
-    obs = np.asarray(obs, np.float64)
     if length == 0:
         return obs
     again = session.replay_episode(i, env, obs)
     if again is not None:
-        return np.asarray(again, np.float64)
+        return again
     session.abandon_episode(i)
     return _enter_episode(session, i, env)
 
@@ -126,10 +127,11 @@ def _enter_episode(session: Session, i: int, env: Any) -> np.ndarray:
 def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str, Any]:
     """Episodes of a run's newest policies: returns and scores per seed.
 
-    `seed` chooses the episodes; None: those of the run's own evaluations.
+    `seed` chooses the episodes; None: those of the run's own evaluations. Values are NaN where the
+    environment gave one that is not finite.
 
     Raises:
-        UserError: the directory holds no run with a policy.
+        UserError: the directory holds no run with a policy, or the environment fails.
     """
     directory = Path(directory)
     config = _run_config(directory)
@@ -139,12 +141,17 @@ def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str
             "program that trained it."
         )
     policy = Policy.load(directory / "policy.safetensors")
-    task = scored(find_task(config.env), config.dataset)
     seeds = config.seeds if seed is None else (seed,) * len(config.seeds)
-    environments = Environments(task, lambda: make_env(config.env))
+    evaluated = dataclasses.replace(config, eval_episodes=episodes)
+    environments = find_environments(evaluated, None, len(seeds) * episodes)
+    task = environments.task
     evaluator = Evaluator(environments, seeds, episodes)
-    returns = evaluator(policy)
-    evaluator.close()
+    try:
+        returns = evaluator(policy)
+    except BadEnvironment as error:
+        raise RunStopped(f"{error} The run itself is not changed.") from error
+    finally:
+        evaluator.close()
     scores = np.vectorize(task.score, otypes=[float])(returns)
     return {
         "environment": task.env_id,

@@ -12,27 +12,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from stratdiff.config import OUTSIDE, Config, difference, read_config
+from stratdiff.config import Config, difference, read_config
 from stratdiff.data import sources
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.device import to_device
-from stratdiff.errors import TrainingDiverged, UserError
+from stratdiff.errors import BadEnvironment, RunStopped, TrainingDiverged, UserError
 from stratdiff.files import lock_directory, replacing, write_text
 from stratdiff.phases import Phase, StorePhase
 from stratdiff.policy import Policy
 from stratdiff.sinks.base import SINKS, LogPoint, Sink
 from stratdiff.sinks.curves import Curves
 from stratdiff.sinks.jsonl import NAME, MetricsLog, read_metrics
-from stratdiff.sinks.progress import Reporter
-from stratdiff.tasks import physics_note
+from stratdiff.sinks.progress import Reporter, number
+from stratdiff.tasks import physics_note, task_of
 from stratdiff.training import pretrain
 from stratdiff.training.checkpoint import Checkpoints, Position
-from stratdiff.training.environments import Given, check_enough, find_environments
+from stratdiff.training.environments import (
+    Environments,
+    Given,
+    check_enough,
+    find_environments,
+    resolved,
+)
 from stratdiff.training.evaluate import Evaluator
 from stratdiff.training.setup import check_data, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases
 from stratdiff.training.state import Accumulator
-from stratdiff.training.summary import summarize, versions
+from stratdiff.training.summary import finite, summarize, versions
 
 T = TypeVar("T", bound="Run")
 
@@ -48,13 +54,17 @@ class Result:
     """The final policies, one per seed; call it with a raw state for the first seed's action."""
 
     @property
-    def scores(self) -> dict[str, list[float]]:
-        """Normalised score per seed, before and after fine-tuning; empty without evaluation."""
+    def scores(self) -> dict[str, list[float | None]]:
+        """Normalised score per seed, before and after fine-tuning; empty without evaluation.
+
+        None where the environment gave a value that is not finite.
+        """
         return {when: found["per_seed"] for when, found in self.summary["score"].items()}
 
     def __repr__(self) -> str:
-        means = {when: round(found["mean"], 1) for when, found in self.summary["score"].items()}
-        return f"Result({str(self.directory)!r}, mean scores {means or 'not evaluated'})"
+        means = [f"{when} {number(x['mean'])}" for when, x in self.summary["score"].items()]
+        said = ", ".join(means) or "not evaluated"
+        return f"Result({str(self.directory)!r}, mean scores {said})"
 
 
 class Run:
@@ -71,26 +81,35 @@ class Run:
         env: Given = None,
         reporter: Reporter | None = None,
         shared: Path | None = None,
+        drives: bool = False,
     ) -> None:
         """`dataset`: data in memory instead of the config's name.
 
         `env`: a Gymnasium environment or a function that makes one, for evaluation; None: the one
         that `config.env` or the data set names; with `config.env = OUTSIDE` there is none, and the
-        policy is not evaluated. `shared`: folder in which runs share finished phases.
+        policy is not evaluated. It is tried out here, with a few random actions, so reset one that
+        is used elsewhere too. `shared`: folder in which runs share finished phases. `drives`:
+        whether this package runs the online steps, and needs an environment a seed for them.
 
         Raises:
             UserError: bad input; nothing is written.
         """
         self.reporter = reporter or Reporter()
         self.directory = Path(directory)
+        needed = len(config.seeds) * (drives + config.eval_episodes)
+        check_enough(env, needed)
         if dataset is None:
-            dataset = sources.load(config.dataset, self._env_of(config), self._show_data)
+            dataset = sources.load(config.dataset, config.environment, self._show_data)
             self.reporter.end()
-        check_enough(env, len(config.seeds) * config.eval_episodes)
-        env_id = OUTSIDE if env is not None else config.env or dataset.env_id or ""
-        self.config = dataclasses.replace(config, env=env_id)
-        self.environments = find_environments(env_id, config.dataset, dataset, env)
+        self._given = env
+        self.config = resolved(config, dataset, env)
+        if self.config.environment or env is not None:
+            self.environments = find_environments(self.config, env, needed)
+        else:
+            self.environments = Environments(task_of(dataset), None)
         self.dataset, self.task = dataset, self.environments.task
+        if self.environments.known and self.task.horizon is None:
+            self.reporter.say("warning: the environment has no time limit (--max-episode-steps).")
         note = physics_note(self.task.env_id, dataset.mujoco)
         if note:
             self.reporter.say(f"warning: data set {dataset.name!r}: {note}")
@@ -117,12 +136,9 @@ class Run:
                 shared, self.config, self.phases, dataset.fingerprint, versions()
             )
         self.stored: PyTree = ()
+        self._warned = False
         self._sinks: list[type[Sink]] = [MetricsLog, *map(SINKS.find, config.track), Curves]
         self._open()
-
-    @staticmethod
-    def _env_of(config: Config) -> str:
-        return "" if config.env == OUTSIDE else config.env
 
     def _show_data(self, done: int, total: int) -> None:
         self.reporter.begin("data", total)
@@ -149,6 +165,7 @@ class Run:
                 self.environments, self.config.seeds, self.config.eval_episodes
             )
             opened.callback(self.evaluator.close)
+            opened.callback(self.environments.release)
             opened.callback(self.reporter.end)
             self._clock = self._saved = time.monotonic()
             if not resumed:
@@ -159,7 +176,7 @@ class Run:
         """Write config.json, or check that a run that is there has the same options."""
         if not path.exists():
             return write_text(path, self.config.to_json())
-        other = difference(read_config(path), self.config)
+        other = difference(resolved(read_config(path), self.dataset, self._given), self.config)
         if other:
             raise UserError(
                 f"{str(self.directory)!r} holds a run with {other}; give another directory, or "
@@ -372,16 +389,33 @@ class Run:
         """Scores and returns of the policies; nothing without episodes or environments."""
         if self.config.eval_episodes == 0 or not self.environments.known:
             return {}
-        policy = self._policy()
-        returns = self.evaluator(policy)
+        policy, p = self._policy(), self.position
+        try:
+            returns = self.evaluator(policy)
+        except BadEnvironment as error:
+            raise self.stopped(f"{error.fact}, in an evaluation") from error
         scores = np.vectorize(self.task.score, otypes=[float])(returns)
-        p = self.position
-        self.reporter.update(p.step, f"score {scores.mean():.1f}")
+        if not (self._warned or np.isfinite(scores).all()):
+            self._warned = True
+            self.reporter.say(
+                f"warning: environment {self.task.env_id!r} gave a reward or an observation that "
+                f"is NaN or infinite in the evaluation at {p.phase} step {p.step}; such a score is "
+                "logged as null."
+            )
+        self.reporter.update(p.step, f"score {number(scores.mean())}")
         if self.config.save_policies and p.phase == "online":
             (self.directory / "policies").mkdir(exist_ok=True)
-            policy.metadata["score"] = scores.mean(1).tolist()
+            policy.metadata["score"] = finite(scores.mean(1))
             policy.save(self.directory / "policies" / f"step_{p.step:09d}.safetensors")
         return {"score": scores.mean(1), "score_std": scores.std(1), "return": returns.mean(1)}
+
+    def stopped(self, fact: str) -> RunStopped:
+        """What ends a run whose environment failed: it can be resumed once that is mended."""
+        p = self.position
+        return RunStopped(
+            f"{fact}, at {p.phase} step {p.step}; nothing of that step is stored, so mend the "
+            f"environment and resume {str(self.directory)!r}."
+        )
 
     def _policy(self) -> Policy:
         p = self.position

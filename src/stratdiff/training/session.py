@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from stratdiff.data.batch import Transition
-from stratdiff.errors import UserError
+from stratdiff.envs.guard import finite
+from stratdiff.errors import RunStopped, UserError
 from stratdiff.training import online
 from stratdiff.training.run import Result, Run
 
@@ -93,7 +94,7 @@ class Session(Run):
             Actions in [-1, 1], [act] or [seeds, act].
 
         Raises:
-            UserError: a state of the wrong shape, or one that is not finite.
+            RunStopped: a state of the wrong shape, or one that is not finite.
         """
         self._obs = self._states(obs)
         normal = self._normalize(self._obs)
@@ -120,7 +121,8 @@ class Session(Run):
             truncated: whether the episode was cut off, by a time limit or by hand.
 
         Raises:
-            UserError: a value of the wrong shape, or one that is not finite; nothing is stored.
+            RunStopped: a value of the wrong shape, or one that is not finite; nothing is stored.
+            UserError: it was called without `act`, or after the last step.
         """
         self._shares.book("environment")
         p, n = self.position, len(self.config.seeds)
@@ -287,14 +289,11 @@ class Session(Run):
         if array.shape != (n, *shape):
             expected = (n, *shape) if n > 1 else shape
             raise self._bad(what, f"of shape {np.shape(value)}", f"; expected {expected}")
-        if array.dtype == np.float64 and not np.isfinite(array).all():
+        if array.dtype == np.float64 and not finite(array):
             raise self._bad(what, "that is NaN or infinite", "")
         return array
 
-    def _bad(self, what: str, found: str, expected: str) -> UserError:
+    def _bad(self, what: str, found: str, expected: str) -> RunStopped:
         env_id = self.task.env_id
         where = f"environment {env_id!r}" if env_id else "the environment"
-        return UserError(
-            f"{where} gave {what} {found}{expected}, at online step {self.position.step}; nothing "
-            f"of that step is stored, so mend the environment and resume {str(self.directory)!r}."
-        )
+        return self.stopped(f"{where} gave {what} {found}{expected}")

@@ -25,7 +25,10 @@ from stratdiff.files import lock_file
 from stratdiff.phases import Phase, StorePhase
 
 # What every phase reads: where, on which seeds, and how often it logs.
-_ALWAYS = ("env", "recipe", "seeds", "log_interval", "normalize_states")
+_ALWAYS = (
+    *("env", "env_kwargs", "env_spec", "max_episode_steps"),
+    *("recipe", "seeds", "log_interval", "normalize_states"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 import functools
 import hashlib
+import math
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ def summarize(
 ) -> dict[str, Any]:
     """The content of summary.json.
 
-    `updates` are those of each phase, `agent` the agent's state with the seeds as leading axis.
+    `updates` are those of each phase, `agent` the agent's state with the seeds as leading axis. A
+    score that was not finite is None, and so is its mean.
     """
     spent, seeds = position.seconds, config.seeds
     scored = [r for r in records if "score" in r]
@@ -38,7 +41,7 @@ def summarize(
     returns = dataset.episodes(sparse=task.recipe == "antmaze")[1]
     return {
         "score": {
-            when: {"per_seed": r["score"], "mean": float(np.mean(r["score"]))}
+            when: {"per_seed": r["score"], "mean": finite([np.array(r["score"], float).mean()])[0]}
             for when, r in points.items()
         },
         "normalized": task.reference_returns is not None,
@@ -63,6 +66,11 @@ def summarize(
         "git_revision": git_revision(),
         "device": jax.devices()[0].device_kind,
     }
+
+
+def finite(values: Iterable[float]) -> list[float | None]:
+    """The numbers as JSON can hold them: None for NaN and the infinite."""
+    return [float(x) if math.isfinite(x) else None for x in values]
 
 
 def _digest(tree: PyTree, i: int) -> str:

@@ -9,9 +9,12 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from stratdiff.data import hdf5
+from stratdiff.data.sources import locate
 from stratdiff.data.tools import convert, log
 from stratdiff.data.tools.recorder import Recorder
-from stratdiff.errors import UserError
+from stratdiff.envs.identity import exact
+from stratdiff.errors import BadEnvironment, UserError
+from stratdiff.tasks import load_env
 
 
 class Count(gymnasium.Env):
@@ -269,6 +272,86 @@ def test_full_disk(path):
     assert_same(path, steps)
 
 
+# What the environment gives
+
+
+def test_an_environment_that_writes_to_its_action(path):
+    class Halves(Count):
+        def step(self, action):
+            action *= 0.5
+            return super().step(np.clip(action, self.action_space.low, self.action_space.high))
+
+    given = np.array([1.5, -20.0], np.float32)
+    with Recorder(Halves(), path) as env:
+        env.reset()
+        env.step(given)
+    assert given.tolist() == [1.5, -20.0]
+    np.testing.assert_allclose(hdf5.read(path).actions[0], [0.5, -0.5])
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ((np.array([0, np.nan]), 1.0, False, False, {}), "an observation that is NaN or infinite"),
+        ((np.zeros(2), np.inf, False, False, {}), "a reward that is NaN or infinite"),
+        ((np.zeros(2), 1e39, False, False, {}), "a reward that is NaN or infinite"),
+        ((np.zeros(3), 1.0, False, False, {}), r"an observation of shape \(3,\), not \(2,\)"),
+        ((np.zeros(2), "much", False, False, {}), "a reward 'much'"),
+        ((np.zeros(2), 1.0, False, {}), "returned 4 values"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused_and_what_came_before_is_kept(path, result, words):
+    env = Count()
+    with Recorder(env, path) as recorded:
+        steps, step = play(recorded, (3,)), env.step
+        env.step = lambda action: result
+        with pytest.raises(BadEnvironment, match=f"{words}.* in step 4 of an episode"):
+            recorded.step(env.action_space.low)
+        with pytest.raises(UserError, match="call reset first"):
+            recorded.step(env.action_space.low)
+        env.step = step
+        steps += play(recorded, (2,))
+    dataset = assert_same(path, steps)
+    np.testing.assert_array_equal(np.flatnonzero(dataset.ends), [3, 6])
+
+
+def test_a_first_observation_that_is_refused(path):
+    env = Count()
+    env.reset = lambda **options: (np.array([np.nan, 0]), {})
+    with Recorder(env, path) as recorded:
+        with pytest.raises(BadEnvironment, match="NaN or infinite at reset"):
+            recorded.reset()
+        with pytest.raises(UserError, match="call reset first"):
+            recorded.step(env.action_space.low)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_one_number_in_an_array_is_a_reward(path):
+    env = Count()
+    env.step = lambda action: (np.zeros(2), np.array([[2.5]], "f4"), np.array([0]), np.False_, {})
+    with Recorder(env, path) as recorded:
+        recorded.reset()
+        recorded.step(env.action_space.low)
+    assert hdf5.read(path).rewards[0] == 2.5
+
+
+def test_the_file_says_how_its_environment_was_made(path):
+    env = gymnasium.make("Hopper-v5", terminate_when_unhealthy=False, max_episode_steps=5)
+    with Recorder(env, path) as recorded:
+        recorded.reset(seed=0)
+        recorded.step(env.action_space.sample())
+    text = hdf5.read_attributes(path)["env_spec"]
+    made = load_env(exact("Hopper-v5", text))
+    assert made.spec.max_episode_steps == 5
+    assert made.unwrapped._terminate_when_unhealthy is False
+    assert locate(str(path))[1].env_spec == text
+    with pytest.raises(UserError, match=r"was recorded with environment .*terminate_when"):
+        Recorder(gymnasium.make("Hopper-v5", max_episode_steps=5), path, append=True)
+    with pytest.raises(UserError, match="the wrapper Wrapper, which could not be restored"):
+        Recorder(gymnasium.Wrapper(gymnasium.make("Hopper-v5")), path.with_name("other.hdf5"))
+    assert list(path.parent.iterdir()) == [path]
+
+
 # What is refused, and in which words
 
 
@@ -288,7 +371,7 @@ class AnySize(Count):
     ("kind", "words"),
     [
         (Unbounded, "action space Box.* bounds"),
-        (DiscreteActions, r"action space Discrete\(2\).* flat Box"),
+        (DiscreteActions, r"action space Discrete\(2\): discrete actions are not supported"),
         (AnySize, "observation space Sequence.* no fixed size"),
     ],
 )

@@ -17,9 +17,10 @@ from stratdiff.data.dataset import Dataset
 from stratdiff.data.tools import verdict
 from stratdiff.data.tools.replay import Action, States, find_states, inside_walls, make_like, replay
 from stratdiff.data.tools.verdict import MATCH, ROUNDINGS, Errors, Report
+from stratdiff.envs.identity import exact
 from stratdiff.envs.mazes import SUCCESS_RADIUS
 from stratdiff.errors import UserError
-from stratdiff.tasks import Task, make_env, related, task_of_env, version_note
+from stratdiff.tasks import Task, load_env, related, task_of_env, version_note
 
 # Errors are in standard deviations of the data, per dimension. A row is off when its error is
 # above _OFF and above what rounding its state to float32 explains.
@@ -43,10 +44,11 @@ def check(path: str | Path, env_id: str = "", rows: int = 2000, seed: int = 0) -
             dimensions than the environment.
     """
     where = f"data file {str(path)!r}"
-    env_id = env_id or str(hdf5.read_attributes(path).get("env_id", ""))
+    about = hdf5.read_attributes(path)
+    env_id = env_id or str(about.get("env_id", ""))
     if not env_id:
         raise UserError(f"{where} does not name its environment; give it with --env.")
-    env = make_env(env_id)
+    env = load_env(exact(env_id, str(about.get("env_spec", ""))))
     try:
         task = task_of_env(env, env_id)
         dataset = hdf5.read(path, task.horizon)
@@ -233,7 +235,7 @@ class _Check:
             if env is not None:
                 found[other] = max(share(env), inside_walls(env, obs))
                 env.close()
-        env = make_env(self.env_id)
+        env = load_env(self.env_id)
         env.reset(seed=0)
         summed = version_note("3.4") is not None
         env.unwrapped.model.geom_margin[:] *= 0.5 if summed else 2  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ It is a line of JSON (`env_id`, `metadata`, `sizes`), then one record of fixed s
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Log:
         rows = np.zeros(0, self.dtype)
         if self.partial.exists():
             header, rows = read_partial(self.partial)
-            self._check(header["env_id"], header["sizes"], self.partial)
+            self._check(header["env_id"], header["metadata"], header["sizes"], self.partial)
         elif path.exists():
             rows = self._rows_of(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,9 +55,14 @@ class Log:
             file.write(rows.tobytes())
         self._file = self.partial.open("ab")
 
-    def _check(self, env_id: str, sizes: dict[str, int], where: Path) -> None:
+    def _check(
+        self, env_id: str, about: Mapping[str, Any], sizes: dict[str, int], where: Path
+    ) -> None:
+        # Recordings of earlier versions do not have all of the environment.
+        spec = self.header["metadata"].get("env_spec")
         for what, found, expected in (
             ("environment", env_id, self.header["env_id"]),
+            ("environment", about.get("env_spec", spec), spec),
             ("sizes", sizes, self.header["sizes"]),
         ):
             if found != expected:
@@ -67,10 +73,10 @@ class Log:
 
     def _rows_of(self, path: Path) -> np.ndarray:
         """The rows of a finished file, each trajectory closed."""
-        env_id = hdf5.read(path).env_id or ""  # refuses a damaged file
+        found = hdf5.read(path)  # refuses a damaged file
         arrays = hdf5.read_arrays(path, (*REQUIRED, "timeouts", *OPTIONAL))
         sizes = {k: a.shape[1] for k, a in arrays.items() if k not in hdf5.COLUMNS}
-        self._check(env_id, sizes, path)
+        self._check(found.env_id or "", found.metadata, sizes, path)
         rows = np.zeros(len(arrays["rewards"]), self.dtype)
         for key, array in arrays.items():
             rows[key] = array.reshape(rows[key].shape)

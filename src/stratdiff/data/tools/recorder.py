@@ -14,11 +14,12 @@ import gymnasium
 import numpy as np
 
 from stratdiff.data.tools.log import Log
-from stratdiff.errors import UserError
-from stratdiff.tasks import check_actions, unit_actions
+from stratdiff.envs import identity
+from stratdiff.envs.guard import Checked, unit_actions
+from stratdiff.errors import BadEnvironment, UserError
 
 
-class Recorder(gymnasium.Wrapper):
+class Recorder(Checked):
     """Writes every step of `env` into the HDF5 file `path`; close it, or use `with`.
 
     While it runs, steps are in `path` + ".partial", safe after each episode even if the program
@@ -30,33 +31,38 @@ class Recorder(gymnasium.Wrapper):
     MuJoCo environments also give `infos/qpos` and `infos/qvel`, the state before the action.
 
     `env_id` is what makes the environment again (default: the id in its spec): give
-    "module:Name-v0" for one of your own. Wrappers between it and the Recorder are not in it.
+    "module:Name-v0" for one of your own. Its arguments, time limit and wrappers are kept in the
+    file, as Gymnasium's EnvSpec in JSON, unless `env_id` is that of another environment.
 
     Raises:
         UserError: the file exists and `append` is False, or is of another environment; the spaces
-            cannot be stored; an action is not finite; `step` without `reset`; a full disk.
+            or what the environment was made with cannot be stored; an action is not finite; `step`
+            without `reset`; a full disk.
+        BadEnvironment: the environment gave a value that cannot be learned from, such as NaN. It is
+            not stored; the episode is cut off before it, and `reset` starts another.
     """
 
     def __init__(
         self, env: gymnasium.Env, path: str | Path, env_id: str | None = None, append: bool = False
     ) -> None:
-        super().__init__(env)
         self.env_id = env_id or (env.spec.id if env.spec else "")
         where = f"environment {self.env_id or env!r}"
-        self._actions = check_actions(env.action_space, where)
+        super().__init__(env, where, env.observation_space)
         if not env.observation_space.is_np_flattenable:
             raise UserError(
                 f"{where} has the observation space {env.observation_space}, which has no fixed "
                 "size; wrap the environment so that its observations are arrays."
             )
         obs_dim = gymnasium.spaces.flatdim(env.observation_space)
-        sizes = {"observations": obs_dim, "actions": self._actions.shape[0]}
+        sizes = {"observations": obs_dim, "actions": self.bounds.shape[0]}
         state: Any = getattr(env.unwrapped, "data", None)
         self._mujoco = hasattr(state, "qpos") and hasattr(state, "qvel")
         if self._mujoco:
             sizes |= {"infos/qpos": len(state.qpos), "infos/qvel": len(state.qvel)}
-        versions = {name: metadata.version(name) for name in ("gymnasium", "mujoco", "stratdiff")}
-        self._log: Log | None = Log(Path(path), sizes, self.env_id, versions, append)
+        about = {name: metadata.version(name) for name in ("gymnasium", "mujoco", "stratdiff")}
+        if spec := identity.write(env, self.env_id):
+            about["env_spec"] = spec
+        self._log: Log | None = Log(Path(path), sizes, self.env_id, about, append)
         self._obs: np.ndarray | None = None
         self._running = False
         """Whether the last stored row is of an episode that goes on."""
@@ -66,9 +72,10 @@ class Recorder(gymnasium.Wrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode; one that runs is cut off."""
         self._cut()
-        obs, info = self.env.reset(seed=seed, options=options)
-        self._remember(obs)
-        return obs, info
+        self._obs = None
+        result = self.env.reset(seed=seed, options=options)
+        self._remember(self.after_reset(result)[1])
+        return result
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take and store one step."""
@@ -77,7 +84,7 @@ class Recorder(gymnasium.Wrapper):
                 "Recorder.step was called before reset, after the end of an episode or after "
                 "close; call reset first."
             )
-        space, given = self._actions, np.asarray(action)
+        space, given = self.bounds, np.asarray(action)
         if given.shape != space.shape or given.dtype.kind not in "fiu":
             raise UserError(
                 f"Recorder.step was given an action of shape {given.shape} and type {given.dtype}; "
@@ -89,17 +96,24 @@ class Recorder(gymnasium.Wrapper):
                 "the controller."
             )
         taken = np.clip(given, space.low, space.high).astype(space.dtype)
+        unit = unit_actions(taken, space)  # first: the environment may write to what it is given
         before = {"observations": self._obs, **self._infos}
-        obs, reward, terminated, truncated, info = self.env.step(taken)
-        unit, ended = unit_actions(taken, space), bool(terminated)
-        self._log.append(**before, actions=unit, rewards=float(reward), terminals=ended)
+        result = self.env.step(taken)
+        try:
+            obs, reward, terminated, truncated = self.after_step(result)
+            self.check_finite(obs, reward)
+        except BadEnvironment:
+            self._cut()
+            self._obs = None
+            raise
+        self._log.append(**before, actions=unit, rewards=reward, terminals=terminated)
         self._remember(obs)
         self._running = not terminated
         if terminated or truncated:
             self._cut()
             self._obs = None
             self._log.flush()
-        return obs, reward, ended, bool(truncated), info
+        return result[0], result[1], terminated, truncated, result[4]
 
     def close(self) -> None:
         """Make the HDF5 file and close the environment."""
@@ -113,11 +127,10 @@ class Recorder(gymnasium.Wrapper):
         finally:
             super().close()
 
-    def _remember(self, obs: Any) -> None:
-        """The current observation, flat, and the simulator's state that goes with it."""
-        # Copies: the environment may reuse its arrays.
-        flat = gymnasium.spaces.flatten(self.env.observation_space, obs)
-        self._obs = np.array(flat, np.float32)
+    def _remember(self, obs: np.ndarray) -> None:
+        """The current observation, and the simulator's state that goes with it."""
+        self.check_finite(obs)
+        self._obs = obs.astype(np.float32)
         self._infos: dict[str, np.ndarray] = {}
         if self._mujoco:
             data: Any = self.env.unwrapped.data  # type: ignore[attr-defined]

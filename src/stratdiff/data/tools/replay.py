@@ -13,7 +13,7 @@ from stratdiff.data import hdf5
 from stratdiff.data.dataset import Dataset
 from stratdiff.envs import mazes
 from stratdiff.errors import UserError
-from stratdiff.tasks import make_env
+from stratdiff.tasks import load_env
 
 Action = Callable[[int], np.ndarray]
 """The action that is taken in a row."""
@@ -103,7 +103,7 @@ def replay(
 def make_like(env_id: str, like: gymnasium.Env) -> gymnasium.Env | None:
     """The environment, reset; None: it cannot be made here or has another state or other sizes."""
     try:
-        env = make_env(env_id)
+        env = load_env(env_id)
     except UserError:
         return None
     sizes = [
