@@ -21,6 +21,14 @@ class RunStopped(UserError):
     exit_code: ClassVar[int] = 1
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM came: the run or the command stops. No `except Exception` swallows it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.exit_code = 128 + number
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known words most like `word`, for an error message."""
     known = sorted(known)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from stratdiff import process
 from stratdiff.config import OUTSIDE, Config, read_config
 from stratdiff.data.dataset import Dataset
 from stratdiff.errors import UserError
@@ -13,8 +14,8 @@ from stratdiff.sinks.progress import Reporter
 from stratdiff.tasks import find_task, make_env
 from stratdiff.training.environments import Environments, Given, check_enough, scored
 from stratdiff.training.evaluate import Evaluator, episode_seed
-from stratdiff.training.run import Result
 from stratdiff.training.session import Session
+from stratdiff.training.summary import Result
 
 
 def train(
@@ -85,7 +86,8 @@ def _whole(
             "stratdiff.resume(directory, env=...), or drive a stratdiff.Session."
         )
     check_enough(env, len(config.seeds) * (1 + config.eval_episodes))
-    with Session(config, directory, dataset, env, reporter, shared) as session:
+    opened = Session(config, directory, dataset, env, reporter, shared)
+    with opened as session, process.deferring():
         session.pretrain()
         if not session.done:
             drive(session, session.environments)

@@ -69,6 +69,11 @@ class Setup:
         """The state of these seeds before any training."""
         return stack([self._init_one(seed) for seed in seeds])
 
+    def shapes(self) -> TrainState:
+        """Shapes and types of one seed's state; nothing is allocated."""
+        state: TrainState = jax.eval_shape(lambda: self._init_one(0))
+        return state
+
     def _init_one(self, seed: int) -> TrainState:
         number = jnp.asarray(seed, jnp.int32)
         learned = self.algorithm.init(stream(number, "init"))

@@ -1,5 +1,6 @@
 """What a finished run says of itself: summary.json."""
 
+import dataclasses
 import functools
 import hashlib
 import platform
@@ -14,8 +15,29 @@ from jaxtyping import PyTree
 
 from stratdiff.config import Config
 from stratdiff.data.dataset import Dataset
+from stratdiff.policy import Policy
 from stratdiff.tasks import Task
 from stratdiff.training.checkpoint import Position
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Result:
+    """What a finished run left."""
+
+    directory: Path
+    config: Config
+    summary: dict[str, Any]
+    policy: Policy
+    """The final policies, one per seed; call it with a raw state for the first seed's action."""
+
+    @property
+    def scores(self) -> dict[str, list[float]]:
+        """Normalised score per seed, before and after fine-tuning; empty without evaluation."""
+        return {when: found["per_seed"] for when, found in self.summary["score"].items()}
+
+    def __repr__(self) -> str:
+        means = {when: round(found["mean"], 1) for when, found in self.summary["score"].items()}
+        return f"Result({str(self.directory)!r}, mean scores {means or 'not evaluated'})"
 
 
 def summarize(
