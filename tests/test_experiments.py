@@ -202,19 +202,20 @@ def test_a_spec_s_code_needs_trust(spec, tmp_path, untrusting):
 
 def test_the_processes_of_cells_inherit_trust(tmp_path, monkeypatch, untrusting):
     """Also those of a cluster, which another process starts."""
-    jobs = []
+    job = tmp_path / "job"
+    keep = f"import sys; open({str(job)!r}, 'w').write(sys.stdin.readline())"
+    real = subprocess.Popen
 
-    def start(command, input, **options):
-        jobs.append(json.loads(input))
-        return subprocess.CompletedProcess(command, 0, "")
+    def start(command, **options):
+        return real([sys.executable, "-c", keep], **options)
 
-    monkeypatch.setattr(experiments.subprocess, "run", start)
+    monkeypatch.setattr(experiments.subprocess, "Popen", start)
     registry.trust("own_parts:OwnScore")
     (cell, *_) = read_spec(write(tmp_path / "a.toml", SPEC))
     trusted = registry.trusted()
     monkeypatch.setattr(registry, "_trusted", set())
     assert experiments._run_apart(cell, tmp_path, trusted) == ""
-    assert jobs[0][3] == ["own_parts:OwnScore"]
+    assert json.loads(job.read_text())[3] == ["own_parts:OwnScore"]
 
 
 def test_an_out_that_cannot_be_made_is_named(spec, tmp_path):

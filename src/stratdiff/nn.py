@@ -69,7 +69,13 @@ def copy(tree: T) -> T:
 
 def stack(trees: list[T]) -> T:
     """Pytrees of one structure as one, with a leading axis."""
-    return jax.tree.map(lambda *x: jnp.asarray(np.stack([np.asarray(a) for a in x])), *trees)
+
+    def one(*leaves: Any) -> Array:
+        if _shape_only(leaves[0]):
+            return jnp.stack(leaves)
+        return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]))
+
+    return jax.tree.map(one, *trees)
 
 
 def _shape_only(x: Any) -> bool:
