@@ -3,10 +3,13 @@
 Each has a checksum of every array and of the rest, so damage is found and the one before is taken.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import logging
-from collections.abc import Callable, Collection
+import shutil
+import sys
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +139,8 @@ class Checkpoints:
         unreadable = []
         for step in steps:
             try:
-                position, arrays, loaded = self._read(step, where)
+                with _without_late_words():
+                    position, arrays, loaded = self._read(step, where)
                 break
             except UserError:
                 raise
@@ -199,17 +203,37 @@ class Checkpoints:
         return position, arrays, loaded
 
     def close(self) -> None:
-        """Wait for what is being written.
+        """Wait for what is being written; what could not be written whole goes.
 
         Raises:
             RunStopped: it could not be written.
         """
-        with self._writing():
-            try:
-                self._manager.wait_until_finished()
-            finally:
-                self._manager.close()
+        try:
+            with self._writing():
+                try:
+                    self._manager.wait_until_finished()
+                finally:
+                    self._manager.close()
+        finally:
+            for partial in self.directory.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _kind(array: Any) -> str:
     return f"{array.dtype}{list(array.shape)}"
+
+
+@contextlib.contextmanager
+def _without_late_words() -> Iterator[None]:
+    """Damage leaves Orbax's reads unfinished: they find their event loop closed, and print that."""
+    hook = sys.unraisablehook
+
+    def drop(found: Any) -> None:
+        if "Event loop is closed" not in str(found.exc_value):
+            hook(found)
+
+    sys.unraisablehook = drop
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
