@@ -94,6 +94,11 @@ def test_a_wrong_spec_is_one_sentence(tmp_path, text, said):
     assert said in str(error.value) and str(path) in str(error.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_spec(tmp_path):
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbf" + SPEC.encode())
+    assert len(read_spec(tmp_path / "a.toml")) == 3
+
+
 def test_a_missing_spec_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no\.toml.*does not exist"):
         read_spec(tmp_path / "no.toml")

@@ -1,7 +1,5 @@
 """What a run needs of the memory: counted by hand, told, and refused where it is not there."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -28,7 +26,8 @@ def data(rows):
 
 @pytest.mark.parametrize("base", ["iql", "calql", "sac"])
 def test_the_shapes_are_those_of_the_state(base):
-    made = setup(base, "none" if base == "sac" else "support")
+    small = {base: {"actor_hidden": [8], "critic_hidden": [8]}, "behaviour": {"widths": [8]}}
+    made = setup(base, "none" if base == "sac" else "support", **small)
     shapes, state = made.shapes(), made._init_one(3)
     assert jax.tree.structure(shapes) == jax.tree.structure(state)
     for found, expected in zip(jax.tree.leaves(shapes), jax.tree.leaves(state), strict=True):
@@ -74,6 +73,5 @@ def test_a_part_from_outside_that_draws_with_numpy_is_said_to_be_unknown(monkeyp
     def init(self, key):
         return np.asarray(jax.random.key_data(key))
 
-    score = dataclasses.replace(made.algorithm)
-    monkeypatch.setattr(type(score), "init", init)
+    monkeypatch.setattr(type(made.algorithm), "init", init)
     assert "not estimated" in memory.check(made, 1, data(10))
