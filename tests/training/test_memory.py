@@ -26,7 +26,7 @@ def data(rows):
 
 @pytest.mark.parametrize("base", ["iql", "calql", "sac"])
 def test_the_shapes_are_those_of_the_state(base):
-    small = {base: {"actor_hidden": [8], "critic_hidden": [8]}, "behaviour": {"widths": [8]}}
+    small = {base: {"actor_hidden": [8], "critic_hidden": [8]}, "behaviour": {"widths": [8, 8]}}
     made = setup(base, "none" if base == "sac" else "support", **small)
     shapes, state = made.shapes(), made._init_one(3)
     assert jax.tree.structure(shapes) == jax.tree.structure(state)
