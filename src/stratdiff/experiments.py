@@ -27,7 +27,7 @@ from stratdiff.training.loop import resume, train
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 # What XLA and NumPy's matrix products take their number of threads from.
 _THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Seconds to wait for the process of a compare that was killed.
+# Seconds that a cell's process has for its last checkpoint.
 _GRACE = 60.0
 _KEYS = ("preset", "seeds", "options", "tasks", "variants")
 
@@ -213,10 +213,9 @@ def _run_apart(cell: Cell, out: Path, trusted: list[str], cores: int | None = No
         except KeyboardInterrupt:
             child.terminate()  # it takes a checkpoint
             try:
-                child.wait()
-            except KeyboardInterrupt:
+                child.wait(_GRACE)
+            except (KeyboardInterrupt, subprocess.TimeoutExpired):
                 child.kill()
-                raise
             raise
     return (said or f"its process ended with {child.returncode}") if child.returncode else ""
 

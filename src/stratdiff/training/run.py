@@ -356,20 +356,12 @@ class Run:
             self._checkpoint()
 
     def _check_losses(self, host: Accumulator) -> None:
-        p = self.position
-        bad = [
-            (int(step), name, seed)
-            for name, steps in host.bad_step.items()
-            if name.endswith("_loss")
-            for seed, step in zip(self.config.seeds, steps, strict=True)
-            if step >= 0
-        ]
+        p, bad = self.position, host.bad_losses(self.config.seeds)
         if bad:
             step, name, seed = min(bad)
-            kept = str(self.directory / "checkpoints")
             raise TrainingDiverged(
                 f"{name} of seed {seed} became NaN or infinite at step {step} of phase {p.phase!r}"
-                f"; the last good checkpoint is kept in {kept!r}, so "
+                f"; the last good checkpoint is kept in {str(self.directory / 'checkpoints')!r}, so "
                 "lower the learning rate or check the reward scale and train again."
             )
 

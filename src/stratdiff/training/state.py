@@ -116,6 +116,16 @@ class Accumulator(eqx.Module):
         """First step whose value was not finite; -1: none."""
         return {name: self.bad_steps[..., i] for i, name in enumerate(self.names)}
 
+    def bad_losses(self, seeds: tuple[int, ...]) -> list[tuple[int, str, int]]:
+        """(step, loss, seed) where a loss stopped being finite."""
+        return [
+            (int(step), name, seed)
+            for name, steps in self.bad_step.items()
+            if name.endswith("_loss")
+            for seed, step in zip(seeds, steps, strict=True)
+            if step >= 0
+        ]
+
     def add(self, metrics: dict[str, Float[Array, "*n"]], step: Int[Array, "*n"]) -> "Accumulator":
         """Add the metrics of one step, or of several in order."""
         steps = step.reshape(-1)
