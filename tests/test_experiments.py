@@ -245,7 +245,7 @@ def test_a_compare_that_is_stopped_leaves_no_run_behind(spec, tmp_path, number):
         pass
     process.send_signal(number)
     killed = number == signal.SIGKILL
-    # The cell's process takes a checkpoint at its next log point, where it has compiled its program.
+    # The cell's process takes a checkpoint at its next log point; it compiles its program first.
     assert process.wait(90) == (-9 if killed else 143)
     with lock_directory(run, wait=60.0 if killed else 0.0):  # nobody trains there any more
         pass

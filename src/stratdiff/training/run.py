@@ -361,7 +361,7 @@ class Run:
             step, name, seed = min(bad)
             raise TrainingDiverged(
                 f"{name} of seed {seed} became NaN or infinite at step {step} of phase {p.phase!r}"
-                f"; the last good checkpoint is kept in {str(self.directory / 'checkpoints')!r}, so "
+                f"; the last good checkpoint is in {str(self.directory / 'checkpoints')!r}, so "
                 "lower the learning rate or check the reward scale and train again."
             )
 
