@@ -1,6 +1,5 @@
 """Whole runs: what they leave, what stops them, and that they learn."""
 
-import io
 import json
 import shutil
 import signal
@@ -256,10 +255,11 @@ def test_a_full_disk_while_drawing_is_a_warning(small_run, tmp_path, monkeypatch
         raise RunStopped("'curves.png' could not be written (No space left on device).")
 
     monkeypatch.setattr(curves, "plot_curves", full)
-    stream = io.StringIO()
-    again = stratdiff.resume(copy, reporter=Reporter(stream))
+    with (tmp_path / "said").open("w") as stream:
+        again = stratdiff.resume(copy, reporter=Reporter(stream))
     assert again.scores == small_run.scores
-    assert "warning: Curves could not finish: 'curves.png' could" in stream.getvalue()
+    said = (tmp_path / "said").read_text()
+    assert "warning: Curves could not finish: 'curves.png' could" in said
 
 
 class Full(runs.Recording):
