@@ -116,6 +116,7 @@ def run(name: str, data: dict[str, str], folder: Path) -> dict[str, Any]:
     """The weights' hashes and the metrics of one run."""
     import stratdiff
     from stratdiff.config import make_config
+    from stratdiff.sinks.jsonl import read_metrics
     from stratdiff.sinks.progress import Reporter
 
     dataset, base, score, more = RUNS[name]
@@ -150,7 +151,7 @@ def run(name: str, data: dict[str, str], folder: Path) -> dict[str, Any]:
         with contextlib.suppress(_Cut):
             go(limit)
     go(0)
-    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    records = read_metrics(out / "metrics.jsonl")
     for record in records:
         del record["time"]
     return {"weights": weights(out), "metrics": records}

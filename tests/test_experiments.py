@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -92,6 +93,11 @@ def test_a_wrong_spec_is_one_sentence(tmp_path, text, said):
     with pytest.raises(UserError) as error:
         read_spec(path)
     assert said in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_spec(tmp_path):
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbf" + SPEC.encode())
+    assert len(read_spec(tmp_path / "a.toml")) == 3
 
 
 def test_a_missing_spec_is_named(tmp_path):
@@ -202,19 +208,20 @@ def test_a_spec_s_code_needs_trust(spec, tmp_path, untrusting):
 
 def test_the_processes_of_cells_inherit_trust(tmp_path, monkeypatch, untrusting):
     """Also those of a cluster, which another process starts."""
-    jobs = []
+    job = tmp_path / "job"
+    keep = f"import sys; open({str(job)!r}, 'w').write(sys.stdin.readline())"
+    real = subprocess.Popen
 
-    def start(command, input, **options):
-        jobs.append(json.loads(input))
-        return subprocess.CompletedProcess(command, 0, "")
+    def start(command, **options):
+        return real([sys.executable, "-c", keep], **options)
 
-    monkeypatch.setattr(experiments.subprocess, "run", start)
+    monkeypatch.setattr(experiments.subprocess, "Popen", start)
     registry.trust("own_parts:OwnScore")
     (cell, *_) = read_spec(write(tmp_path / "a.toml", SPEC))
     trusted = registry.trusted()
     monkeypatch.setattr(registry, "_trusted", set())
     assert experiments._run_apart(cell, tmp_path, trusted) == ""
-    assert jobs[0][3] == ["own_parts:OwnScore"]
+    assert json.loads(job.read_text())[3] == ["own_parts:OwnScore"]
 
 
 def test_an_out_that_cannot_be_made_is_named(spec, tmp_path):
@@ -223,7 +230,10 @@ def test_an_out_that_cannot_be_made_is_named(spec, tmp_path):
         compare(read_spec(spec), tmp_path / "file", say=lambda _: None)
 
 
-def test_a_compare_that_is_terminated_leaves_no_run_behind(spec, tmp_path):
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
+def test_a_compare_that_is_stopped_leaves_no_run_behind(spec, tmp_path, number):
     spec.write_text(spec.read_text().replace("offline_steps = 60", "offline_steps = 10_000_000"))
     run, command = tmp_path / "out/point/base", [sys.executable, "-m", "stratdiff.cli", "compare"]
     arguments = [str(spec), "--out", str(tmp_path / "out"), "--trust-modules"]
@@ -233,10 +243,11 @@ def test_a_compare_that_is_terminated_leaves_no_run_behind(spec, tmp_path):
         time.sleep(0.1)
     with pytest.raises(UserError, match="another process"), lock_directory(run):
         pass
-    process.terminate()
-    assert process.wait(30) == 143
-    time.sleep(1)
-    with lock_directory(run):  # nobody trains there any more
+    process.send_signal(number)
+    killed = number == signal.SIGKILL
+    # The cell's process takes a checkpoint at its next log point; it compiles its program first.
+    assert process.wait(90) == (-9 if killed else 143)
+    with lock_directory(run, wait=60.0 if killed else 0.0):  # nobody trains there any more
         pass
 
 

@@ -1,14 +1,32 @@
-"""Locks hold between threads and processes, and end with the process that holds them."""
+"""Locks between threads and processes; what a full disk and a damaged byte become."""
 
+import errno
+import json
+import os
 import subprocess
 import sys
 import threading
 import time
 
+import h5py
+import numpy as np
 import pytest
 
-from stratdiff.errors import UserError
-from stratdiff.files import lock_directory, lock_file
+from stratdiff import files
+from stratdiff.errors import RunStopped, UserError
+from stratdiff.files import (
+    check_seal,
+    checksum,
+    lock_directory,
+    lock_file,
+    replacing,
+    seal,
+    summed,
+    undoing,
+    unsummed,
+    write_text,
+    writing,
+)
 
 HOLD = """
 import sys, time
@@ -92,3 +110,171 @@ def test_lock_file_waits_for_the_other(tmp_path, hold):
     thread.join(30)
     assert order == ["first", "second"]
     assert visible(path.parent) == []
+
+
+def test_the_lock_waits_as_long_as_it_is_told_to(tmp_path, hold):
+    process = hold("lock_directory", tmp_path / "run")
+    threading.Timer(0.3, process.kill).start()
+    with lock_directory(tmp_path / "run", wait=30.0):
+        pass
+
+
+def test_a_directory_that_stays_empty_goes_again_with_what_was_made_for_it(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with lock_directory(tmp_path / "mine" / "runs" / "one"):
+        pass
+    with lock_directory(tmp_path / "mine"):
+        pass
+    assert visible(tmp_path) == ["mine"] and visible(tmp_path / "mine") == []
+    with lock_directory(tmp_path / "mine" / "runs" / "one"):
+        (tmp_path / "mine" / "runs" / "one" / "config.json").touch()
+    assert (tmp_path / "mine" / "runs" / "one" / "config.json").exists()
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path):
+    (tmp_path / ".policy.safetensors.123").touch()
+    (tmp_path / ".hidden").touch()
+    with lock_directory(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {".hidden", ".lock"}
+
+
+def test_a_start_that_fails_is_undone(tmp_path):
+    (tmp_path / "before").touch()
+
+    def start(error):
+        with undoing(tmp_path):
+            (tmp_path / "config.json").touch()
+            (tmp_path / "checkpoints" / "0").mkdir(parents=True)
+            raise error
+
+    with pytest.raises(UserError):
+        start(UserError("no"))
+    assert visible(tmp_path) == ["before"]
+    with pytest.raises(KeyboardInterrupt):  # the run can go on from here
+        start(KeyboardInterrupt)
+    assert sorted(visible(tmp_path)) == ["before", "checkpoints", "config.json"]
+
+
+# A disk that fails
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES, errno.EDQUOT])
+@pytest.mark.parametrize("when", ["write", "replace"])
+def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
+    tmp_path, monkeypatch, code, when
+):
+    (tmp_path / "summary.json").write_text("before")
+
+    def fail(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch, pytest.raises(RunStopped) as caught:
+        if when == "replace":
+            patch.setattr(files.os, "replace", fail)
+        else:
+            patch.setattr(type(tmp_path), "write_text", fail)
+        write_text(tmp_path / "summary.json", "after")
+    said = str(caught.value)
+    assert caught.value.exit_code == 1 and "\n" not in said
+    assert f"{str(tmp_path / 'summary.json')!r} could not be written ({os.strerror(code)})" in said
+    assert "stratdiff resume DIR" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+    assert (tmp_path / "summary.json").read_text() == "before"
+
+
+def test_a_folder_that_is_half_written_goes(tmp_path):
+    def write():
+        with replacing(tmp_path / "phase") as partial:
+            partial.mkdir()
+            (partial / "arrays").write_text("1")
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(RunStopped, match=r"phase' could not be written \(full\)"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ValueError("E: x/7: No space left on device [OS error 28]\nmore"),
+            "No space left",
+        ),
+        (RuntimeError("first\nsecond"), r"\(first\)"),
+        (RuntimeError(), r"\(RuntimeError\)"),
+    ],
+)
+def test_a_library_s_own_error_is_one_sentence(tmp_path, error, said):
+    with pytest.raises(RunStopped, match=said) as caught, writing(tmp_path, Exception):
+        raise error
+    assert "\n" not in str(caught.value)
+    with pytest.raises(type(error)), writing(tmp_path):  # where nobody expects it, it is a bug
+        raise error
+
+
+def test_a_limit_on_file_sizes_is_a_full_disk(tmp_path):
+    code = (
+        "import sys, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from pathlib import Path; from stratdiff import files\n"
+        "files.write_text(Path(sys.argv[1]), 'x' * 9000)"
+    )
+    limited = ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", sys.executable, "-c", code]
+    done = subprocess.run([*limited, tmp_path / "config.json"], capture_output=True, text=True)
+    assert "RunStopped" in done.stderr and os.strerror(errno.EFBIG) in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# Damage
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (3, 4)])
+@pytest.mark.parametrize("dtype", [np.float32, bool, np.uint8])
+def test_every_damaged_byte_of_an_array_changes_its_checksum(shape, dtype):
+    array = np.ones(shape, dtype)
+    sums = {checksum(array)}
+    for place in range(array.nbytes):
+        damaged = array.copy()
+        damaged.reshape(-1).view(np.uint8)[place] ^= 1
+        sums.add(checksum(damaged))
+    assert len(sums) == 1 + array.nbytes
+    assert checksum(array) == checksum(array.tobytes())
+    assert checksum(np.asfortranarray(array)) == checksum(array)
+
+
+def test_a_table_tells_its_damage():
+    table = {"b": [1.5, float("inf"), float("nan"), None], "a": {"x": "ö", "y": (1, 2)}}
+    text = json.dumps(summed(table))
+    found = unsummed(json.loads(text))
+    assert repr(found) == repr(table | {"a": {"x": "ö", "y": [1, 2]}})
+    for damaged in (text.replace("1.5", "1.6"), text.replace('"b"', '"c"'), "[]", "3", "{}"):
+        with pytest.raises(ValueError, match="checksum"):
+            unsummed(json.loads(damaged))
+
+
+def test_a_sealed_file_tells_its_damage_and_readers_do_not_see_the_seal(tmp_path):
+    array, numbers, hdf5 = np.arange(40.0), tmp_path / "a.npy", tmp_path / "a.hdf5"
+    np.save(numbers, array)
+    with h5py.File(hdf5, "w") as file:
+        file["a"] = array
+    for path in (numbers, hdf5):
+        with pytest.raises(ValueError, match="checksum"):
+            check_seal(path)
+        check_seal(path, required=False)
+        seal(path)
+        check_seal(path)
+        whole = path.read_bytes()
+        for place in (*range(0, len(whole), 97), len(whole) - 1):
+            damaged = bytearray(whole)
+            damaged[place] ^= 4
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match="checksum"):
+                check_seal(path)
+        for part in (b"", whole[:5], whole[:-1]):
+            path.write_bytes(part)
+            with pytest.raises(ValueError, match=r"cut off|checksum"):
+                check_seal(path)
+        path.write_bytes(whole)
+    np.testing.assert_array_equal(np.load(numbers), array)
+    with h5py.File(hdf5) as file:
+        np.testing.assert_array_equal(file["a"][:], array)

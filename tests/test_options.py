@@ -11,7 +11,9 @@ from stratdiff.errors import UserError
 from stratdiff.options import (
     Count,
     Decay,
+    Episodes,
     Fraction,
+    Interval,
     NonNegative,
     OpenFraction,
     Positive,
@@ -23,6 +25,7 @@ from stratdiff.options import (
     check,
     flat,
     from_table,
+    value_of,
 )
 
 
@@ -67,10 +70,15 @@ def sentence(function, *arguments):
         (Decay, (0.0, 0.999), (1.0, -0.1, math.nan)),
         (Positive, (1e-9, 1e9), (0.0, -1.0, math.inf, math.nan)),
         (NonNegative, (0.0, 1e9), (-1e-9, math.inf, math.nan)),
-        (Steps, (0, 10**9), (-1,)),
-        (Count, (1, 10**9), (0, -1)),
-        (Several, (2, 10), (1, 0)),
-        (Widths, ((), (1,), (256, 256)), ((0,), (4, -1))),
+        (Steps, (0, 10**9), (-1, 10**9 + 1, 2**63)),
+        (Interval, (1, 10**9), (0, 10**9 + 1)),
+        (Count, (1, 65_536), (0, -1, 65_537)),
+        (Several, (2, 10, 65_536), (1, 0, 65_537)),
+        (Episodes, (0, 10_000), (-1, 10_001)),
+        (Widths, ((), (1,), (256, 65_536)), ((0,), (4, -1), (65_537,), (1,) * 65)),
+        (int, (0, -(2**63), 2**63 - 1), (2**63, -(2**63) - 1, 10**70)),
+        (float, (0.0, -1e300), (math.nan, math.inf, -math.inf)),
+        (tuple[int, ...], ((2**62,), ()), ((1, 2**63),)),
     ],
 )
 def test_ranges(kind, inside, outside):
@@ -81,7 +89,7 @@ def test_ranges(kind, inside, outside):
         found = sentence(check, options(value), "iql.")
         # The flag as it is typed, the value, and what it must be.
         assert re.fullmatch(r"--iql\.batch-size is .*; it must be .*\.", found)
-        assert repr(value) in found
+        assert repr(value)[:77] in found
 
 
 def test_rules_of_tables_in_tables_and_between_fields():
@@ -140,3 +148,15 @@ def test_bad_tables_are_told_in_a_sentence(table, words):
 def test_flat_names():
     table = {"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": {}}
     assert flat(table) == {"a": 1, "b.c": 2, "b.d.e": 3}
+
+
+def test_a_message_shows_the_beginning_of_what_is_long():
+    options = dataclasses.make_dataclass("Options", [("batch_size", Count)], frozen=True)
+    for value in (10**4299, 10**5000):  # Python writes the first one, and refuses the second
+        assert len(sentence(check, options(value))) < 200
+    for value in (tuple(range(10**6)), "x" * 10**6):
+        assert len(sentence(value_of, int, value, "batch_size")) < 200
+
+
+def test_a_whole_number_that_no_float_holds_is_a_sentence():
+    assert "--rho is 1000" in sentence(value_of, float, 10**400, "rho")

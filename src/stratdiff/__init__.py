@@ -22,7 +22,7 @@ _PUBLIC = {
     "UserError": "stratdiff.errors",
     "Policy": "stratdiff.policy",
     "trust": "stratdiff.registry",
-    "Result": "stratdiff.training.run",
+    "Result": "stratdiff.training.summary",
     "Session": "stratdiff.training.session",
     "evaluate": "stratdiff.training.loop",
     "resume": "stratdiff.training.loop",
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from stratdiff.training.loop import evaluate as evaluate
     from stratdiff.training.loop import resume as resume
     from stratdiff.training.loop import train as train
-    from stratdiff.training.run import Result as Result
     from stratdiff.training.session import Session as Session
+    from stratdiff.training.summary import Result as Result
 
 
 def __getattr__(name: str) -> Any:

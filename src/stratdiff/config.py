@@ -21,6 +21,8 @@ from stratdiff.envs.identity import exact
 from stratdiff.errors import UserError, nearest
 from stratdiff.options import (
     Count,
+    Episodes,
+    Interval,
     NonNegative,
     NoOptions,
     Rule,
@@ -41,7 +43,7 @@ OUTSIDE = "(of the calling program)"
 
 Seeds = Annotated[
     tuple[int, ...],
-    Rule(lambda x: len(x) > 0, "at least one seed"),
+    Rule(lambda x: 0 < len(x) <= 1000, "at least one seed and at most 1,000"),
     Rule(lambda x: len(set(x)) == len(x), "different numbers"),
     Rule(lambda x: all(0 <= s < 2**31 for s in x), "numbers from 0 to 2^31 - 1"),
 ]
@@ -123,20 +125,20 @@ class RunOptions:
     offline_fraction: Share = 0.5
     """Share of an online batch from the offline data: a number, a:b from the first to the last
     online step, or uniform (all transitions equally likely)."""
-    online_warmup: Count = 1000
+    online_warmup: Interval = 1000
     """Online transitions before batches hold any of them."""
     frozen_steps: Steps = 0
     """Environment steps at the start of the online phase in which nothing is learned."""
     normalize_states: bool = True
     """Normalise states by mean and standard deviation of the offline data; AntMaze: off."""
 
-    log_interval: Count = 1000
+    log_interval: Interval = 1000
     """Steps between two log points; checkpoints are taken at log points."""
-    offline_eval_interval: Count = 50_000
+    offline_eval_interval: Interval = 50_000
     """Offline updates between two evaluations."""
-    eval_interval: Count = 5000
+    eval_interval: Interval = 5000
     """Environment steps between two online evaluations."""
-    eval_episodes: Steps = 10
+    eval_episodes: Episodes = 10
     """Episodes per evaluation, deterministic policy; 0: no evaluation."""
     checkpoint_seconds: NonNegative = 60.0
     """Least time between two checkpoints; 0: one at every log point."""
@@ -144,6 +146,18 @@ class RunOptions:
     """Keep the policy of every online evaluation under DIR/policies."""
     track: tuple[str, ...] = ()
     """Further sinks of the metrics, each a module:Class; metrics.jsonl is always written."""
+
+    def check(self) -> None:
+        """Updates are counted in 32 bits.
+
+        Raises:
+            UserError: there are more of them.
+        """
+        if self.online_steps * self.utd >= 2**31:
+            raise UserError(
+                f"--online-steps {self.online_steps} times --utd {self.utd} is "
+                f"{self.online_steps * self.utd:,} updates; it must be below 2^31."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

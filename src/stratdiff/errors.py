@@ -36,6 +36,14 @@ def last_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1]}".rstrip(".") if lines else type(error).__name__
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM came: the run or the command stops. No `except Exception` swallows it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.exit_code = 128 + number
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known words most like `word`, for an error message."""
     known = sorted(known)

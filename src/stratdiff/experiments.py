@@ -4,6 +4,7 @@ Every cell (task, variant) is one run of all its seeds in a process of its own, 
 Cells that would pre-train alike share the offline phases (training/shared.py).
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,16 +17,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stratdiff import registry
+from stratdiff import process, registry
 from stratdiff.config import Config, config_of, difference, override, read_config, table_to_config
-from stratdiff.data.sources import check
+from stratdiff.data.sources import absolute, check
 from stratdiff.errors import UserError, nearest
+from stratdiff.files import lock_directory
 from stratdiff.sinks.progress import number
 from stratdiff.training.loop import resume, train
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 # What XLA and NumPy's matrix products take their number of threads from.
 _THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# Seconds that a cell's process has for its last checkpoint.
+_GRACE = 60.0
 _KEYS = ("preset", "seeds", "options", "tasks", "variants")
 
 
@@ -54,7 +58,7 @@ def read_spec(path: str | Path) -> list[Cell]:
     """
     where = f"experiment file {str(path)!r}"
     try:
-        spec = tomllib.loads(Path(path).read_text())
+        spec = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"{where} does not exist.") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -159,6 +163,7 @@ def _obstacle(cell: Cell, directory: Path) -> str:
         return f"{error} Remove {str(directory)!r} to train that cell anew."
     # Where it gives no environment, the run wrote down the one that its data names.
     named = {key: getattr(cell.config, key) or getattr(found, key) for key in ("env", "env_spec")}
+    named["dataset"] = absolute(cell.config.dataset)
     wanted = dataclasses.replace(cell.config, **named)
     other = difference(found, wanted)
     return other and (
@@ -170,7 +175,7 @@ def _obstacle(cell: Cell, directory: Path) -> str:
 def _summary(directory: Path) -> dict[str, Any]:
     """A finished run's summary.json; empty where it cannot be read, and so is made again."""
     try:
-        found = json.loads((directory / "summary.json").read_text())
+        found = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = None
     whole = isinstance(found, dict) and (directory / "config.json").exists()
@@ -187,14 +192,31 @@ def _result(directory: Path) -> str:
 def _run_apart(cell: Cell, out: Path, trusted: list[str], cores: int | None = None) -> str:
     """Run a cell in a process of its own, on so many cores; what went wrong, or ''.
 
-    A process that is killed takes no other cell with it, and leaves no compiled programs behind.
+    A process that is killed takes no other cell with it, and leaves no compiled programs behind. It
+    has a session of its own: a signal reaches this process, which then stops it and waits. Its
+    standard input stays open, so that it ends when this process is gone.
     """
     job = json.dumps([cell.name, str(out), cell.config.to_table(), trusted])
     command = [sys.executable, "-m", "stratdiff.experiments"]
     env = os.environ | ({} if cores is None else dict.fromkeys(_THREADS, str(cores)))
-    done = subprocess.run(command, input=job, stdout=subprocess.PIPE, text=True, env=env)
-    said = " ".join(done.stdout.strip().splitlines())
-    return (said or f"its process ended with {done.returncode}") if done.returncode else ""
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    text: Any = {"encoding": "utf-8", "errors": "replace"}
+    child: Any
+    with subprocess.Popen(command, env=env, start_new_session=True, **pipes, **text) as child:
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it died at once
+                child.stdin.write(f"{job}\n")
+                child.stdin.flush()
+            said = " ".join(child.stdout.read().strip().splitlines())
+            child.wait()
+        except KeyboardInterrupt:
+            child.terminate()  # it takes a checkpoint
+            try:
+                child.wait(_GRACE)
+            except (KeyboardInterrupt, subprocess.TimeoutExpired):
+                child.kill()
+            raise
+    return (said or f"its process ended with {child.returncode}") if child.returncode else ""
 
 
 def _with_ray(cells: list[Cell], out: Path, trusted: list[str]) -> Iterator[tuple[Cell, str]]:
@@ -224,12 +246,19 @@ def _with_ray(cells: list[Cell], out: Path, trusted: list[str]) -> Iterator[tupl
 
 def _job() -> int:
     """The process of one cell: the job is on standard input, what went wrong on standard output."""
-    answers = os.fdopen(os.dup(1), "w")
+    process.take_signals(terminal_may_close=True)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what an environment prints is no answer
-    name, out, options, trusted = json.loads(sys.stdin.read())
+    process.last(1), process.last(2)
+    pipe = os.dup(0)
+    with open(pipe, encoding="utf-8", closefd=False) as lines:
+        name, out, options, trusted = json.loads(lines.readline())
+    process.follow_parent(pipe)
     registry.trust(*trusted)
     directory, shared = Path(out) / name, Path(out) / "pretrained"
     try:
+        with lock_directory(directory, wait=_GRACE):
+            pass  # an earlier compare was killed, and its process is at its last checkpoint
         if (directory / "config.json").is_file():
             resume(directory, shared=shared)
         else:
@@ -240,7 +269,8 @@ def _job() -> int:
     except Exception as error:  # the other cells go on
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
-    print(said, file=answers, flush=True)
+    with contextlib.suppress(BrokenPipeError):
+        print(said, file=answers, flush=True)
     return 2
 
 

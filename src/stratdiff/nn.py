@@ -4,7 +4,7 @@ All modules take arrays with any number of leading batch dimensions, so a batch 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -64,12 +64,23 @@ def isolated(function: Callable[..., T], key: PRNGKeyArray, *operands: PyTree) -
 
 def copy(tree: T) -> T:
     """The same weights in buffers of their own, so that a state may be donated."""
-    return jax.tree.map(lambda x: jnp.asarray(np.array(x)), tree)
+    return jax.tree.map(lambda x: x if _shape_only(x) else jnp.asarray(np.array(x)), tree)
 
 
 def stack(trees: list[T]) -> T:
     """Pytrees of one structure as one, with a leading axis."""
-    return jax.tree.map(lambda *x: jnp.asarray(np.stack([np.asarray(a) for a in x])), *trees)
+
+    def one(*leaves: Any) -> Array:
+        if _shape_only(leaves[0]):
+            return jnp.stack(leaves)
+        return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]))
+
+    return jax.tree.map(one, *trees)
+
+
+def _shape_only(x: Any) -> bool:
+    """Whether only shapes are asked for, by `jax.eval_shape`: then nothing is drawn."""
+    return isinstance(x, jax.core.Tracer)
 
 
 def numpy_rng(key: PRNGKeyArray) -> np.random.Generator:
@@ -131,6 +142,9 @@ class Linear(eqx.Module):
         init: Init = "uniform",
         gain: float = 1.0,
     ) -> None:
+        if _shape_only(key):
+            self.weight, self.bias = jnp.zeros((n_in, n_out)), jnp.zeros(n_out)
+            return
         rng = numpy_rng(key)
         if init == "orthogonal":
             weight, bias = gain * _orthogonal(rng, n_in, n_out), np.zeros(n_out)
@@ -244,9 +258,8 @@ class FourierFeatures(eqx.Module):
     frequencies: Float[Array, " half"]
 
     def __init__(self, n: int, key: PRNGKeyArray, scale: float = 30.0) -> None:
-        self.frequencies = jnp.asarray(
-            (scale * numpy_rng(key).normal(size=n // 2)).astype(np.float32)
-        )
+        drawn = np.zeros(n // 2) if _shape_only(key) else numpy_rng(key).normal(size=n // 2)
+        self.frequencies = jnp.asarray((scale * drawn).astype(np.float32))
 
     def __call__(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch n"]:
         angle = 2 * jnp.pi * t[..., None] * jax.lax.stop_gradient(self.frequencies)

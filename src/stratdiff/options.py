@@ -23,18 +23,56 @@ class Rule:
     expected: str
 
 
+# Steps and their products are 32-bit numbers on the device; sizes beyond these are slips.
+_LONGEST = 10**9
+_WIDEST = 2**16
+
+
+def _between(low: int, high: int) -> Rule:
+    words = f"{low} or more, and at most {high:,}"
+    return Rule(lambda x: low <= x <= high, words)
+
+
 Fraction = Annotated[float, Rule(lambda x: 0 <= x <= 1, "between 0 and 1")]
 OpenFraction = Annotated[float, Rule(lambda x: 0 < x < 1, "between 0 and 1, exclusive")]
 Rate = Annotated[float, Rule(lambda x: 0 < x <= 1, "above 0 and at most 1")]
 Decay = Annotated[float, Rule(lambda x: 0 <= x < 1, "at least 0 and below 1")]
 Positive = Annotated[float, Rule(lambda x: 0 < x < math.inf, "positive")]
 NonNegative = Annotated[float, Rule(lambda x: 0 <= x < math.inf, "a number from 0 on")]
-Steps = Annotated[int, Rule(lambda x: x >= 0, "0 or more")]
-Count = Annotated[int, Rule(lambda x: x >= 1, "1 or more")]
-Several = Annotated[int, Rule(lambda x: x >= 2, "2 or more")]
+Steps = Annotated[int, _between(0, _LONGEST)]
+Interval = Annotated[int, _between(1, _LONGEST)]
+Count = Annotated[int, _between(1, _WIDEST)]
+Several = Annotated[int, _between(2, _WIDEST)]
+Episodes = Annotated[int, _between(0, 10_000)]
 Widths = Annotated[
-    tuple[int, ...], Rule(lambda x: all(width >= 1 for width in x), "widths of 1 or more")
+    tuple[int, ...],
+    Rule(lambda x: all(width >= 1 for width in x), "widths of 1 or more"),
+    Rule(
+        lambda x: len(x) <= 64 and all(width <= _WIDEST for width in x),
+        f"at most 64 widths of at most {_WIDEST:,}",
+    ),
 ]
+
+
+def _is_represented(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_represented, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
+
+
+# Whatever else an option's own rule says, also of a part from outside.
+_REPRESENTED = Rule(_is_represented, "finite, and below 2^63 where it is a whole number")
+
+
+def _shown(value: Any) -> str:
+    """The value for a message, of any length."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +88,10 @@ def check(options: Any, prefix: str = "") -> None:
     """
     for name, kind in get_type_hints(type(options), include_extras=True).items():
         value = getattr(options, name, None)
-        for rule in getattr(kind, "__metadata__", ()):
+        for rule in (_REPRESENTED, *getattr(kind, "__metadata__", ())):
             if isinstance(rule, Rule) and not rule.holds(value):
                 flag = f"--{prefix}{name}".replace("_", "-")
-                raise UserError(f"{flag} is {value!r}; it must be {rule.expected}.")
+                raise UserError(f"{flag} is {_shown(value)}; it must be {rule.expected}.")
         if dataclasses.is_dataclass(value):
             check(value, f"{prefix}{name}.")
     own = getattr(options, "check", None)
@@ -89,24 +127,24 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
         kind = next(k for k in kinds if k is not type(None) and get_origin(k) is not Literal)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise UserError(f"{name} is {value!r}; it must be a table of options.")
+            raise UserError(f"{name} is {_shown(value)}; it must be a table of options.")
         return from_table(kind, value, f"{name}.")  # type: ignore[arg-type]
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             choices = ", ".join(map(str, get_args(kind)))
-            raise UserError(f"{flag} is {value!r}; it must be one of {choices}.")
+            raise UserError(f"{flag} is {_shown(value)}; it must be one of {choices}.")
         return value
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
         what = "whole numbers" if item is int else "texts" if item is str else "numbers"
         if not isinstance(value, list | tuple) or any(type(x) is not item for x in value):
-            raise UserError(f"{flag} is {value!r}; it must be a list of {what}.")
+            raise UserError(f"{flag} is {_shown(value)}; it must be a list of {what}.")
         return tuple(value)
-    if kind is float and (type(value) is int or value == "inf"):
+    if kind is float and (value == "inf" or (type(value) is int and _is_represented(value))):
         return float(value)
     if isinstance(kind, type) and type(value) is not kind:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        raise UserError(f"{flag} is {value!r}; it must be {words.get(kind, kind.__name__)}.")
+        raise UserError(f"{flag} is {_shown(value)}; it must be {words.get(kind, kind.__name__)}.")
     return value
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from stratdiff.errors import UserError
 from stratdiff.files import replacing
@@ -91,7 +91,11 @@ class Policy:
         return x, np.clip(self.log_std, -5, 2)[:, None]
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: beside, then renamed."""
+        """Write a safetensors file: beside, then renamed.
+
+        Raises:
+            RunStopped: it cannot be written.
+        """
         path = Path(path)
         tensors = {"obs_mean": self.obs_mean, "obs_std": self.obs_std}
         for i, (weight, bias) in enumerate(self.layers):
@@ -100,7 +104,9 @@ class Policy:
             tensors["log_std"] = self.log_std
         metadata = {"kind": self.kind, "about": json.dumps(self.metadata)}
         with replacing(path) as partial:
-            save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, metadata)
+            partial.write_bytes(
+                save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata)
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> "Policy":

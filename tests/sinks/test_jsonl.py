@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 
-from stratdiff.errors import UserError
+from stratdiff.errors import RunStopped, UserError
 from stratdiff.sinks.base import LogPoint, Sink
 from stratdiff.sinks.jsonl import MetricsLog, read_metrics
 
@@ -45,13 +47,15 @@ def test_a_log_point_is_a_line(tmp_path):
         log.log(LogPoint("online", 20, 180, 3.14159), metrics)
         text = (tmp_path / "metrics.jsonl").read_text()  # before it is closed: it is on the disk
     assert text.count("\n") == 1
-    assert json.loads(text) == {
+    record = {
         "phase": "online",
         "step": 20,
         "time": 3.142,
         "loss": [1.23457, None],
         "score": [None, 0.0],
     }
+    assert json.loads(text).keys() == record.keys() | {"crc32"}
+    assert read_metrics(tmp_path / "metrics.jsonl") == [record]
 
 
 @pytest.mark.parametrize("end", ["", '{"phase": "ba', '{"phase": "base", "step": 4}', "\xff"])
@@ -70,7 +74,21 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
     assert steps_of(path) == [1, 2]
 
 
-@pytest.mark.parametrize("line", [b'{"step": 2', b"\xff\xfe", b"[2]", b"2", b""])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b'{"step": 2', b"\xff\xfe", b"[2]", b"2", b"", b"[" * 100_000, b"1" * 5000),
+        b'{"step": 2, "time": 1.0, "loss": [1.0]}',
+        b'{"phase": "base", "time": 1.0, "loss": [1.0]}',
+        b'{"phase": "base", "step": 2.0, "time": 1.0, "loss": [1.0]}',
+        b'{"phase": "base", "step": true, "time": 1.0, "loss": [1.0]}',
+        b'{"phase": "base", "step": 2, "time": "1", "loss": [1.0]}',
+        b'{"phase": "base", "step": 2, "time": 1.0, "loss": 1.0}',
+        b'{"phase": "base", "step": 2, "time": 1.0, "loss": ["1"]}',
+        b'{"phase": "base", "step": 2, "time": 1.0, "loss": [NaN]}',
+        b'{"phase": "base", "step": 2, "time": 1.0, "loss": [1' + b"0" * 400 + b"]}",
+    ],
+)
 def test_a_damaged_line_is_named(tmp_path, line):
     path = write(tmp_path, (1, 2, 3))
     lines = path.read_bytes().splitlines()
@@ -97,3 +115,52 @@ def test_log_points_that_were_lost_are_counted(tmp_path):
     lost = r"metrics\.jsonl' has 2 log points.*taken at 3"
     with opened(tmp_path) as log, pytest.raises(UserError, match=lost):
         log.rewind(3, 3)
+
+
+def test_no_damage_of_a_byte_is_read_as_another_number(tmp_path):
+    """Every byte of the middle line, one after the other: the same content, or it is named."""
+    path = write(tmp_path, (1, 2, 3))
+    whole, records = path.read_bytes(), read_metrics(path)
+    second = whole.index(b"\n") + 1
+    for place in range(second, whole.index(b"\n", second) + 1):
+        for flip in (0x01, 0x10, 0x80):
+            damaged = bytearray(whole)
+            damaged[place] ^= flip
+            path.write_bytes(damaged)
+            try:
+                assert read_metrics(path) == records
+            except UserError as error:
+                assert "line 2 is damaged" in str(error)
+
+
+def test_a_log_of_an_earlier_version_is_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"phase": "base", "step": 4, "time": 1.5, "loss": [1, null]}\n')
+    assert read_metrics(path) == [{"phase": "base", "step": 4, "time": 1.5, "loss": [1, None]}]
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_a_directory_that_is_gone_is_noticed_at_the_next_log_point(tmp_path, how):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with opened(folder) as log:
+        log.rewind(0, 0)
+        log.log(LogPoint("base", 1, 1, 0.5), {"loss": np.ones(1)})
+        if how == "removed":
+            shutil.rmtree(folder)
+        else:
+            folder.rename(tmp_path / "elsewhere")
+        if how == "replaced":
+            folder.mkdir()
+            (folder / "metrics.jsonl").write_text("")
+        with pytest.raises(RunStopped, match=r"run/metrics\.jsonl' could not be written"):
+            log.log(LogPoint("base", 2, 2, 1.0), {"loss": np.ones(1)})
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_stops_the_run_and_closing_says_nothing_more(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    log = MetricsLog(tmp_path, {})
+    with pytest.raises(RunStopped, match=r"metrics\.jsonl.*No space left.*stratdiff resume"):
+        log.log(LogPoint("base", 1, 1, 0.5), {"loss": np.ones(1)})
+    log.close()

@@ -2,18 +2,24 @@
 
 import json
 import shutil
+import signal
 
+import jax
 import numpy as np
 import pointmass
 import pytest
 import runs
 
 import stratdiff
+from stratdiff import process
 from stratdiff.config import make_config
 from stratdiff.data import hdf5
-from stratdiff.errors import TrainingDiverged, UserError
+from stratdiff.errors import Interrupted, RunStopped, TrainingDiverged, UserError
 from stratdiff.files import lock_directory
+from stratdiff.sinks import curves
 from stratdiff.sinks.jsonl import read_metrics
+from stratdiff.sinks.progress import Reporter
+from stratdiff.training import memory
 
 
 def test_a_run_leaves_what_the_readme_promises(small_run):
@@ -173,6 +179,89 @@ def test_support_actions_that_were_lost_are_drawn_again_with_the_same_bits(small
 # A sink from outside
 
 
+class Refusing(runs.Recording):
+    """A sink that cannot be made."""
+
+    def __init__(self, directory, config):
+        raise UserError("this sink has no server.")
+
+
+def test_a_run_that_cannot_start_leaves_nothing(tiny, tmp_path):
+    """Neither files nor folders, also not those above it that were made for it."""
+    with pytest.raises(UserError, match="has no server"):
+        stratdiff.Session(tiny(track=["test_run:Refusing"]), tmp_path / "runs" / "one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_memory_than_there_is_is_refused_and_leaves_nothing(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10_000)
+    with pytest.raises(UserError, match=r"this run needs about .* than there is"):
+        stratdiff.train(tiny(), tmp_path / "run", reporter=runs.QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_are_kept_from_the_root_and_64_bits_are_off(tiny, data_file, tmp_path, monkeypatch):
+    """So a run goes on from any folder; and with the bits of any other."""
+    monkeypatch.chdir(data_file.parent)
+    jax.config.update("jax_enable_x64", True)
+    with stratdiff.Session(tiny(dataset=data_file.name), "a-run", reporter=runs.QUIET) as session:
+        assert not jax.config.jax_enable_x64
+        monkeypatch.chdir(tmp_path)
+        session.save()
+        assert session.directory == data_file.parent / "a-run"
+    config = stratdiff.read_config(data_file.parent / "a-run" / "config.json")
+    assert config.dataset == str(data_file)
+    shutil.rmtree(data_file.parent / "a-run")
+
+
+class Stopper(Reporter):
+    """Sends a signal when the online phase has done so many steps."""
+
+    def __init__(self, at):
+        super().__init__(quiet=True)
+        self.at = at
+
+    def update(self, done, note=""):
+        if self._name == "online" and done == self.at:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_is_honoured_at_the_next_step_and_the_run_ends_with_the_same_bits(
+    small_run, tmp_path, monkeypatch
+):
+    copy = runs.copy(small_run, tmp_path / "run")
+    for newest in sorted((copy / "checkpoints").iterdir(), key=lambda p: int(p.name))[1:]:
+        shutil.rmtree(newest)  # back to online step 100
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(process, "_signals", process._Signals())
+    process.take_signals(terminal_may_close=False)
+    with pytest.raises(Interrupted) as caught:
+        stratdiff.resume(copy, reporter=Stopper(110))
+    assert caught.value.exit_code == 143
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    monkeypatch.setattr(process, "_signals", process._Signals())
+    assert (copy / "checkpoints" / "270").is_dir()  # 60 + 60 + 40 + 110: between two log points
+    again = stratdiff.resume(copy, reporter=runs.QUIET)
+    assert again.summary["parameters_sha256"] == small_run.summary["parameters_sha256"]
+    assert runs.log_points(copy) == runs.log_points(small_run.directory)
+
+
+def test_a_full_disk_while_drawing_is_a_warning(small_run, tmp_path, monkeypatch):
+    copy = runs.copy(small_run, tmp_path / "run")
+    (copy / "curves.png").unlink()
+
+    def full(*_):
+        raise RunStopped("'curves.png' could not be written (No space left on device).")
+
+    monkeypatch.setattr(curves, "plot_curves", full)
+    with (tmp_path / "said").open("w") as stream:
+        again = stratdiff.resume(copy, reporter=Reporter(stream))
+    assert again.scores == small_run.scores
+    said = (tmp_path / "said").read_text()
+    assert "warning: Curves could not finish: 'curves.png' could" in said
+
+
 class Full(runs.Recording):
     """A sink whose disk is full after some log points."""
 
@@ -184,7 +273,7 @@ class Full(runs.Recording):
 
 def test_a_sink_that_cannot_write_stops_the_run_with_a_sentence(tiny, tmp_path):
     config = tiny(track=["test_run:Full"])
-    with pytest.raises(UserError, match=r"Full could not write .*No space left.*resume '.*run'"):
+    with pytest.raises(RunStopped, match=r"Full could not write .*No space left.*resume '.*run'"):
         stratdiff.train(config, tmp_path / "run", reporter=runs.QUIET)
     calls = runs.recorded(tmp_path / "run")
     assert [call[0] for call in calls] == ["open", "rewind", "log", "close"]

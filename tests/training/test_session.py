@@ -107,8 +107,8 @@ def test_a_killed_session_goes_on_with_its_episode_to_the_same_bits(killed, smal
         assert session.position.step == KILLED_AT
         assert session.episode(0) == (1, KILLED_AT - 40)
         driver.drive()
-        after = [r["step"] for r in runs.log_points(small_run.directory)].index(80)
-        assert same(session.finish(), small_run, cut=[after])
+        # The log points too: the averages since the last one are in the checkpoint.
+        assert same(session.finish(), small_run)
 
 
 def test_a_caller_that_cannot_replay_goes_on_with_a_warning(killed, small_run, tmp_path):

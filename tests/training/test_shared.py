@@ -19,10 +19,11 @@ from stratdiff.agents import AGENTS
 from stratdiff.config import config_of, flat_options, table_to_config
 from stratdiff.data.dataset import from_arrays
 from stratdiff.data.device import to_device
+from stratdiff.errors import RunStopped
 from stratdiff.phases import Phase, StorePhase
 from stratdiff.scores import SCORES
 from stratdiff.splits import Ratio
-from stratdiff.training.shared import SharedPhases, options_read
+from stratdiff.training.shared import SharedPhases, load_arrays, options_read, save_arrays
 
 OBS, ACT, ROWS = 3, 2, 40
 OPTIONS = {
@@ -332,6 +333,13 @@ def test_other_data_or_versions_are_another_phase(tmp_path):
     assert shared.load(phase, TEMPLATE) is not None
 
 
+def flip(path, place):
+    """Damage one bit."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -339,8 +347,10 @@ def test_other_data_or_versions_are_another_phase(tmp_path):
         lambda folder: (folder / "phase.json").write_text("{"),
         lambda folder: (folder / "phase.json").write_text(json.dumps({"seconds": 1.0})),
         lambda folder: (folder / "arrays.safetensors").write_bytes(b"\x08\0\0\0"),
+        lambda folder: flip(folder / "arrays.safetensors", -1),
+        lambda folder: flip(folder / "phase.json", 40),
     ],
-    ids=["no-records", "cut-records", "other-records", "cut-arrays"],
+    ids=["no-records", "cut-records", "other-records", "cut-arrays", "one-weight", "one-number"],
 )
 def test_a_damaged_phase_is_trained_again(tmp_path, damage):
     shared, phase = shared_phases(tmp_path)
@@ -356,3 +366,27 @@ def test_a_part_with_other_arrays_is_trained_again(tmp_path):
     shared, phase = shared_phases(tmp_path)
     shared.save(phase, PART, RECORDS, 12.5)
     assert shared.load(phase, TEMPLATE | {"new": jnp.zeros(2)}) is None
+
+
+def test_stored_arrays_come_back_and_tell_their_damage(tmp_path):
+    arrays = [np.arange(6.0, dtype=np.float32).reshape(2, 3), np.arange(4)]
+    paths = [tmp_path / "support.npy", tmp_path / "support-1.npy"]
+    shapes = [(array.shape, array.dtype) for array in arrays]
+    assert load_arrays(paths, shapes) is None
+    save_arrays(paths, arrays)
+    for found, array in zip(load_arrays(paths, shapes), arrays, strict=True):
+        np.testing.assert_array_equal(found, array)
+    assert load_arrays(paths, [((3, 2), np.float32), shapes[1]]) is None
+    assert load_arrays(paths, [shapes[0], ((4,), np.int32)]) is None
+    for place in range(paths[0].stat().st_size):
+        flip(paths[0], place)
+        assert load_arrays(paths, shapes) is None
+        flip(paths[0], place)
+    assert load_arrays(paths, shapes) is not None
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    shared, phase = shared_phases(tmp_path / "file")
+    with pytest.raises(RunStopped, match="could not be written"), shared.turn(phase):
+        pass

@@ -4,8 +4,8 @@ import importlib
 import sys
 import traceback
 
-from stratdiff import __version__
-from stratdiff.errors import UserError
+from stratdiff import __version__, process
+from stratdiff.errors import Interrupted, UserError
 
 USAGE = """\
 usage: stratdiff COMMAND [options]
@@ -32,9 +32,30 @@ _COMMANDS = {
 }
 
 
+# What goes on without a reader or a terminal.
+_TRAINING = ("train", "resume", "compare")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit code: 2 for bad input, 1 where something outside failed."""
-    given = list(sys.argv[1:] if argv is None else argv)
+    """Run a command; the exit code: 2 for bad input, 1 where something outside failed.
+
+    Without `argv` it is the `stratdiff` program, with signals and standard streams of its own.
+    """
+    if argv is not None:
+        return _command(argv)
+    args = sys.argv[1:]
+    training = any(word in _TRAINING for word in args[:2])
+    process.take_signals(terminal_may_close=training)
+    out, err = process.last(1), process.last(2)
+    code = _command(args)
+    error, _ = process.broken(out), process.broken(err)
+    if error and not training and not isinstance(error, BrokenPipeError):
+        print(f"error: the output could not be written ({error.strerror}).", file=sys.stderr)
+        return code or 1
+    return code
+
+
+def _command(given: list[str]) -> int:
     args = [word for word in given if word != "--debug"]
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -55,10 +76,7 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted; `stratdiff resume DIR`, or the same `compare`, goes on from the last "
-            "checkpoint.",
-            file=sys.stderr,
-        )
-        return 130
+    except KeyboardInterrupt as error:
+        again = "`stratdiff resume DIR`" if args[0] in ("train", "resume") else "the same command"
+        print(f"\ninterrupted; {again} goes on from what was saved last.", file=sys.stderr)
+        return error.exit_code if isinstance(error, Interrupted) else 130

@@ -1,7 +1,6 @@
 """`stratdiff compare`."""
 
 import dataclasses
-import signal
 import sys
 from pathlib import Path
 
@@ -28,8 +27,6 @@ def main(args: list[str]) -> int:
     parsed = parse(_Compare, args, "compare")
     out = Path(parsed.out or f"runs/{Path(parsed.spec).stem}")
     cells = read_spec(parsed.spec)
-    # Otherwise the run in progress would go on without its parent.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = compare(cells, out, parsed.ray)
     for name, reason in failed.items():
         print(f"error: {name}: {reason}", file=sys.stderr)

@@ -115,6 +115,11 @@ def is_file(name: str) -> bool:
         return False
 
 
+def absolute(name: str) -> str:
+    """A file's path from the root; any other name as it is."""
+    return str(Path(name).absolute()) if is_file(name) else name
+
+
 def source_of(name: str) -> Source | None:
     """The source of a data set's name; None: there is none.
 

@@ -1,6 +1,12 @@
-"""metrics.jsonl: one JSON object a line, a line a log point. Always written."""
+"""metrics.jsonl: one JSON object a line, a line a log point. Always written.
 
+Every line has its own checksum, so a damaged one is found and named.
+"""
+
+import contextlib
+import errno
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from stratdiff.errors import UserError
+from stratdiff.files import summed, unsummed, writing
 from stratdiff.sinks.base import LogPoint
 
 NAME = "metrics.jsonl"
@@ -19,15 +26,18 @@ class MetricsLog:
 
     def __init__(self, directory: Path, config: dict[str, Any]) -> None:
         self.path = directory / NAME
-        self._file = self.path.open("ab")
+        with writing(self.path):
+            self._file = self.path.open("ab")
 
     def rewind(self, points: int, total_step: int) -> None:
         """Cut off the lines after the first `points`.
 
         Raises:
             UserError: the file has fewer lines than that, or one of them is damaged.
+            RunStopped: it cannot be read or cut off.
         """
-        lines = self.path.read_bytes().splitlines(keepends=True)
+        with writing(self.path):
+            lines = self.path.read_bytes().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith(b"\n")]
         if len(whole) < points:
             raise UserError(
@@ -35,11 +45,16 @@ class MetricsLog:
                 f"{points}: log points were lost; put the file back, or remove the run and train "
                 "again."
             )
-        self._file.truncate(sum(map(len, whole[:points])))
+        with writing(self.path):
+            self._file.truncate(sum(map(len, whole[:points])))
         read_metrics(self.path)  # a damaged line is found now, not at the end of the run
 
     def log(self, point: LogPoint, metrics: Mapping[str, np.ndarray]) -> None:
-        """Add a line; values that are not finite are written as null."""
+        """Add a line; values that are not finite are written as null.
+
+        Raises:
+            RunStopped: it cannot be written, or the run's directory was removed or moved.
+        """
         record: dict[str, Any] = {
             "phase": point.phase,
             "step": point.step,
@@ -47,16 +62,20 @@ class MetricsLog:
         }
         for name, values in metrics.items():
             record[name] = [_number(v) for v in np.asarray(values).tolist()]
-        self._file.write((json.dumps(record) + "\n").encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self.path):
+            if not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
+                raise FileNotFoundError(errno.ENOENT, "another file has taken its place")
+            self._file.write((json.dumps(summed(record)) + "\n").encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Nothing more to write."""
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written stopped the run already
+            self._file.close()
 
 
 def _number(value: float) -> float | None:
@@ -67,21 +86,43 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The log points of a metrics.jsonl; a last line that was cut off is left out.
 
     Raises:
-        UserError: a line before the last one is damaged.
+        UserError: a line is damaged, other than one that was cut off.
     """
-    records = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    records: list[dict[str, Any]] = []
+    lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
+        if number == len(lines) and not line.endswith(b"\n"):
+            break
         try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError
-        except ValueError as error:
-            if number == len(lines) and not line.endswith("\n"):
-                break
+            records.append(_record(line))
+        except (ValueError, OverflowError, RecursionError) as error:
             raise UserError(
-                f"{str(path)!r}: line {number} is damaged; put the file back from a copy, or "
-                "remove the run and train again."
+                f"{str(path)!r}: line {number} is damaged ({error}); put the file back from a "
+                "copy, or remove the run and train again."
             ) from error
-        records.append(record)
     return records
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """One log point; lines of earlier versions have no checksum.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    record = json.loads(line)
+    if isinstance(record, dict) and "crc32" in record:
+        record = unsummed(record)
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
+    phase, step, seconds = (record.get(key) for key in ("phase", "step", "time"))
+    if not isinstance(phase, str) or type(step) is not int or step < 0 or not _is_number(seconds):
+        raise ValueError("its phase, step or time is missing or wrong")
+    for name, values in record.items():
+        numbers = isinstance(values, list) and all(v is None or _is_number(v) for v in values)
+        if name not in ("phase", "step", "time") and not numbers:
+            raise ValueError(f"{name!r} is no list of numbers")
+    return record
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,5 +1,6 @@
 """Progress on the terminal."""
 
+import contextlib
 import math
 import sys
 import time
@@ -25,7 +26,10 @@ class _Rate(ProgressColumn):
 
 
 class Reporter:
-    """Progress of one phase at a time: a bar on a terminal, plain lines elsewhere."""
+    """Progress of one phase at a time: a bar on a terminal, plain lines elsewhere.
+
+    A stream that can no longer be written is left alone: no run stops for it.
+    """
 
     PLAIN_SECONDS = 10.0
 
@@ -40,10 +44,11 @@ class Reporter:
         """One line."""
         if self._quiet:
             return
-        if self._progress is not None:
-            self._progress.console.print(text, highlight=False)
-        else:
-            print(text, file=self._stream, flush=True)
+        with contextlib.suppress(OSError, ValueError):
+            if self._progress is not None:
+                self._progress.console.print(text, highlight=False)
+            else:
+                print(text, file=self._stream, flush=True)
 
     def begin(self, name: str, total: int, done: int = 0) -> None:
         """Start the phase `name` of `total` steps, `done` of them done already.
@@ -55,7 +60,7 @@ class Reporter:
         self.end()
         self._name, self._total, self._first, self._shown = name, total, done, -1
         self._start = self._said = time.monotonic()
-        if not self._quiet and self._stream.isatty():
+        if not self._quiet and self._is_terminal():
             self._progress = Progress(
                 TextColumn("{task.description:<10}"),
                 BarColumn(),
@@ -66,8 +71,12 @@ class Reporter:
                 TextColumn("{task.fields[note]}"),
                 console=Console(file=self._stream),
             )
-            self._progress.start()
             self._progress.add_task(name, total=total, completed=done, note="")
+            with contextlib.suppress(OSError, ValueError):
+                self._progress.start()
+
+    def _is_terminal(self) -> bool:
+        return not self._stream.closed and self._stream.isatty()
 
     def update(self, done: int, note: str = "") -> None:
         """The phase has done `done` steps; `note` is a word on how it goes."""
@@ -91,7 +100,8 @@ class Reporter:
         """The phase is over."""
         self._name = ""
         if self._progress is not None:
-            self._progress.stop()
+            with contextlib.suppress(OSError, ValueError):
+                self._progress.stop()
             self._progress = None
 
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from stratdiff import process
 from stratdiff.training.environments import Environments
 
 
@@ -50,6 +51,7 @@ class Evaluator:
         running = np.isfinite(returns)
         steps, limit = 0, self._environments.task.horizon or math.inf
         while running.any() and steps < limit:
+            process.honour()
             action = policy.mode(obs)
             for s, e in np.argwhere(running):
                 obs[s, e], reward, terminated, truncated, _ = self._envs[s][e].step(action[s, e])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from stratdiff import process
 from stratdiff.config import OUTSIDE, Config, read_config
 from stratdiff.data.dataset import Dataset
 from stratdiff.errors import BadEnvironment, RunStopped, UserError
@@ -13,8 +14,8 @@ from stratdiff.policy import Policy
 from stratdiff.sinks.progress import Reporter
 from stratdiff.training.environments import Environments, Given, find_environments
 from stratdiff.training.evaluate import Evaluator, episode_seed
-from stratdiff.training.run import Result
 from stratdiff.training.session import Session
+from stratdiff.training.summary import Result
 
 
 def train(
@@ -84,7 +85,8 @@ def _whole(
             "given; give it from that program, as stratdiff.train(..., env=...) or "
             "stratdiff.resume(directory, env=...), or drive a stratdiff.Session."
         )
-    with Session(config, directory, dataset, env, reporter, shared, drives=True) as session:
+    opened = Session(config, directory, dataset, env, reporter, shared, drives=True)
+    with opened as session, process.deferring():
         session.pretrain()
         if not session.done:
             drive(session, session.environments)

@@ -186,10 +186,18 @@ class Loop:
         """`online_step`. NumPy arrays: a compiled function takes them faster than device arrays."""
         self._carried(transition, next_obs, np.int32(number))
 
+    @property
+    def total(self) -> Accumulator:
+        """The sums of metrics since the last log point; the next step donates its arrays."""
+        return self._carried.carry[1]
+
+    @total.setter
+    def total(self, total: Accumulator) -> None:
+        self._carried.set(*self._parted(self.state, total))
+
     def take_total(self) -> Accumulator:
         """The sums of metrics since the last call."""
-        total = self._carried.carry[1]
-        self._carried.set(*self._parted(self.state, self._fresh_total()))
+        total, self.total = self.total, self._fresh_total()
         return total
 
 

@@ -5,19 +5,20 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from stratdiff.config import Config, difference, read_config
+from stratdiff import process
+from stratdiff.config import Config, difference, read_config, table_to_config
 from stratdiff.data import sources
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.device import to_device
 from stratdiff.errors import BadEnvironment, RunStopped, TrainingDiverged, UserError
-from stratdiff.files import lock_directory, replacing, write_text
+from stratdiff.files import lock_directory, undoing, write_text, writing
 from stratdiff.phases import Phase, StorePhase
 from stratdiff.policy import Policy
 from stratdiff.sinks.base import SINKS, LogPoint, Sink
@@ -25,7 +26,7 @@ from stratdiff.sinks.curves import Curves
 from stratdiff.sinks.jsonl import NAME, MetricsLog, read_metrics
 from stratdiff.sinks.progress import Reporter, number
 from stratdiff.tasks import physics_note, task_of
-from stratdiff.training import pretrain
+from stratdiff.training import memory, pretrain
 from stratdiff.training.checkpoint import Checkpoints, Position
 from stratdiff.training.environments import (
     Environments,
@@ -36,35 +37,11 @@ from stratdiff.training.environments import (
 )
 from stratdiff.training.evaluate import Evaluator
 from stratdiff.training.setup import check_data, make_setup, reward_scale
-from stratdiff.training.shared import SharedPhases
+from stratdiff.training.shared import SharedPhases, load_arrays, save_arrays
 from stratdiff.training.state import Accumulator
-from stratdiff.training.summary import finite, summarize, versions
+from stratdiff.training.summary import Result, finite, summarize, versions
 
 T = TypeVar("T", bound="Run")
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Result:
-    """What a finished run left."""
-
-    directory: Path
-    config: Config
-    summary: dict[str, Any]
-    policy: Policy
-    """The final policies, one per seed; call it with a raw state for the first seed's action."""
-
-    @property
-    def scores(self) -> dict[str, list[float | None]]:
-        """Normalised score per seed, before and after fine-tuning; empty without evaluation.
-
-        None where the environment gave a value that is not finite.
-        """
-        return {when: found["per_seed"] for when, found in self.summary["score"].items()}
-
-    def __repr__(self) -> str:
-        means = [f"{when} {number(x['mean'])}" for when, x in self.summary["score"].items()]
-        said = ", ".join(means) or "not evaluated"
-        return f"Result({str(self.directory)!r}, mean scores {said})"
 
 
 class Run:
@@ -94,10 +71,14 @@ class Run:
         Raises:
             UserError: bad input; nothing is written.
         """
+        # The same bits whatever the program or JAX_ENABLE_X64 asks for: training is float32.
+        jax.config.update("jax_enable_x64", False)
         self.reporter = reporter or Reporter()
-        self.directory = Path(directory)
         needed = len(config.seeds) * (drives + config.eval_episodes)
         check_enough(env, needed)
+        # The process may change its folder, and `resume` be called from another.
+        self.directory = Path(directory).absolute()
+        config = dataclasses.replace(config, dataset=sources.absolute(config.dataset))
         if dataset is None:
             dataset = sources.load(config.dataset, config.environment, self._show_data)
             self.reporter.end()
@@ -129,7 +110,10 @@ class Run:
             config.normalize_states,
         )
         self._mean, self._std = np.asarray(self.data.mean), np.asarray(self.data.std)
-        self.position = Position(versions=versions(), fingerprint=dataset.fingerprint)
+        self.reporter.say(memory.check(self.setup, len(config.seeds), self.data))
+        self.position = Position(
+            versions=versions(), fingerprint=dataset.fingerprint, options=self.config.to_table()
+        )
         self._shared: SharedPhases | None = None
         if shared is not None:
             self._shared = SharedPhases(
@@ -149,9 +133,17 @@ class Run:
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as opened:
             opened.enter_context(lock_directory(self.directory))
-            self._check_config(self.directory / "config.json")
+            path = self.directory / "config.json"
+            new = not path.exists()
+            if new:
+                opened.enter_context(undoing(self.directory))
+            else:
+                self._same_options(read_config(path))
             self.state = self.setup.init(self.config.seeds)
-            self.checkpoints = Checkpoints(self.directory / "checkpoints")
+            if new:
+                write_text(path, self.config.to_json())
+            phases = {"online", *(phase.name for phase in self.phases)}
+            self.checkpoints = Checkpoints(self.directory / "checkpoints", phases)
             opened.callback(self.checkpoints.close)
             resumed = self._restore()
             table = self.config.to_table()
@@ -172,24 +164,16 @@ class Run:
                 self._checkpoint()
             self._resources = opened.pop_all()
 
-    def _check_config(self, path: Path) -> None:
-        """Write config.json, or check that a run that is there has the same options."""
-        if not path.exists():
-            return write_text(path, self.config.to_json())
-        other = difference(resolved(read_config(path), self.dataset, self._given), self.config)
+    def _same_options(self, found: Config) -> None:
+        other = difference(resolved(found, self.dataset, self._given), self.config)
         if other:
             raise UserError(
                 f"{str(self.directory)!r} holds a run with {other}; give another directory, or "
                 "open it with the config that it was started with."
             )
 
-    def _restore(self) -> bool:
-        found = self.checkpoints.restore(self.state)
-        for path in self.checkpoints.damaged:
-            self.reporter.say(f"warning: a checkpoint could not be read; it is kept as {path}.")
-        if found is None:
-            return False
-        self.state, position = found
+    def _check_position(self, position: Position) -> None:
+        """Refuse a checkpoint of other data, or of other options than config.json has now."""
         if position.fingerprint not in ("", self.dataset.fingerprint):
             raise UserError(
                 f"data set {self.dataset.name!r} is not the one that the run "
@@ -197,12 +181,29 @@ class Run:
                 f"{self.dataset.fingerprint}, then {position.fingerprint}); give the data "
                 "back, or train anew."
             )
+        begun = table_to_config(position.options, f"checkpoint of {str(self.directory)!r}")
+        # The data may have moved: their fingerprint tells.
+        other = difference(self.config, dataclasses.replace(begun, dataset=self.config.dataset))
+        if other:
+            raise UserError(
+                f"the config.json of {str(self.directory)!r} was changed: it has {other}, with "
+                "which the run was started; change it back, or train anew in another directory."
+            )
+
+    def _restore(self) -> bool:
+        found = self.checkpoints.restore(self.state, self._check_position)
+        for path in self.checkpoints.damaged:
+            self.reporter.say(f"warning: a checkpoint could not be read; it is kept as {path}.")
+        if found is None:
+            return False
+        self.state, position = found
         if position.versions != versions():
             self.reporter.say(
                 f"warning: this run was written by {position.versions}; resumed with other "
                 "versions, its last bits may differ."
             )
-        self.position = dataclasses.replace(position, versions=versions())
+        options = self.position.options
+        self.position = dataclasses.replace(position, versions=versions(), options=options)
         return True
 
     def __enter__(self: T) -> T:
@@ -256,6 +257,9 @@ class Run:
                 due = p.step // every > (p.step - length) // every or p.step == phase.steps
                 self._log_point(total, phase.acts and due)
                 self.reporter.update(p.step)
+                if process.stopping():
+                    self._checkpoint()
+                    process.honour()
             self._share(phase)
 
     def _turn(self, phase: Phase | StorePhase) -> contextlib.AbstractContextManager[None]:
@@ -301,22 +305,23 @@ class Run:
         one = jax.tree.map(lambda x: x[0], self.state.learned)
         wanted, structure = jax.tree.flatten(self.setup.stored_shapes(one))
         lead = len(self.config.seeds), len(self.data)
-        names = [f"{phase.name}{f'-{i}' if i else ''}.npy" for i in range(len(wanted))]
+        shapes = [((*lead, *w.shape), w.dtype) for w in wanted]
+        paths = [folder / f"{phase.name}{f'-{i}' if i else ''}.npy" for i in range(len(wanted))]
         with self._turn(phase):
-            with contextlib.suppress(OSError, ValueError):  # not there, or damaged: computed again
-                found = [jnp.asarray(np.load(folder / n, allow_pickle=False)) for n in names]
-                if all(f.shape == (*lead, *w.shape) for f, w in zip(found, wanted, strict=True)):
-                    self.stored = jax.tree.unflatten(structure, found)
-                    return
+            found = load_arrays(paths, shapes)
+            if found is not None:
+                self.stored = jax.tree.unflatten(structure, map(jnp.asarray, found))
+                return
             self.reporter.begin(phase.name, len(self.data))
             for done, stored in pretrain.store_all(self.setup, phase.name, self.state, self.data):
                 self.stored = stored
                 self.reporter.update(done)
+                process.honour()
             # Beside the checkpoints, not in them: it never changes, and could be computed again.
-            folder.mkdir(exist_ok=True)
-            for name, leaf in zip(names, jax.tree.leaves(self.stored), strict=True):
-                with replacing(folder / name) as partial, partial.open("wb") as file:
-                    np.save(file, np.asarray(leaf), allow_pickle=False)
+            if self._shared:
+                with writing(folder):
+                    folder.mkdir(exist_ok=True)
+            save_arrays(paths, [np.asarray(leaf) for leaf in jax.tree.leaves(self.stored)])
             self._tick()
 
     def finish(self) -> Result:
@@ -330,7 +335,10 @@ class Run:
         )
         write_text(self.directory / "summary.json", json.dumps(summary, indent=2) + "\n")
         for sink in self.sinks:
-            sink.finish(summary)
+            try:
+                sink.finish(summary)
+            except (OSError, RunStopped) as error:  # the run itself is done
+                self.reporter.say(f"warning: {type(sink).__name__} could not finish: {error}")
         return Result(self.directory, self.config, summary, self._policy())
 
     def _tick(self) -> float:
@@ -346,7 +354,7 @@ class Run:
             try:
                 sink.log(point, metrics)
             except OSError as error:
-                raise UserError(
+                raise RunStopped(
                     f"{type(sink).__name__} could not write a log point ({error}); mend that and "
                     f"resume {str(self.directory)!r}."
                 ) from error
@@ -368,20 +376,12 @@ class Run:
             self._checkpoint()
 
     def _check_losses(self, host: Accumulator) -> None:
-        p = self.position
-        bad = [
-            (int(step), name, seed)
-            for name, steps in host.bad_step.items()
-            if name.endswith("_loss")
-            for seed, step in zip(self.config.seeds, steps, strict=True)
-            if step >= 0
-        ]
+        p, bad = self.position, host.bad_losses(self.config.seeds)
         if bad:
             step, name, seed = min(bad)
-            kept = str(self.directory / "checkpoints")
             raise TrainingDiverged(
                 f"{name} of seed {seed} became NaN or infinite at step {step} of phase {p.phase!r}"
-                f"; the last good checkpoint is kept in {kept!r}, so "
+                f"; the last good checkpoint is in {str(self.directory / 'checkpoints')!r}, so "
                 "lower the learning rate or check the reward scale and train again."
             )
 
@@ -404,7 +404,8 @@ class Run:
             )
         self.reporter.update(p.step, f"score {number(scores.mean())}")
         if self.config.save_policies and p.phase == "online":
-            (self.directory / "policies").mkdir(exist_ok=True)
+            with writing(self.directory / "policies"):
+                (self.directory / "policies").mkdir(exist_ok=True)
             policy.metadata["score"] = finite(scores.mean(1))
             policy.save(self.directory / "policies" / f"step_{p.step:09d}.safetensors")
         return {"score": scores.mean(1), "score_std": scores.std(1), "return": returns.mean(1)}

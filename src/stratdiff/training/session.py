@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from stratdiff import process
 from stratdiff.data.batch import Transition
 from stratdiff.envs.guard import finite
 from stratdiff.errors import RunStopped, UserError
 from stratdiff.training import online
-from stratdiff.training.run import Result, Run
+from stratdiff.training.run import Run
+from stratdiff.training.summary import Result
 
 
 class Shares:
@@ -105,6 +107,9 @@ class Session(Run):
             self._learn(normal)
         elif not np.array_equal(normal, self._chosen_in):
             self._choose_again(normal)
+        if process.stopping():
+            self.save()
+            process.honour()
         assert self._loop is not None
         self._action = self._loop.action()
         self._shares.book("device")
@@ -164,13 +169,15 @@ class Session(Run):
     def save(self) -> None:
         """Take a checkpoint now, the last observed step included.
 
-        Averages of metrics are not in it: a run that is resumed from a checkpoint between two log
-        points averages its next log point over the steps since, and is otherwise bit-identical.
+        Raises:
+            RunStopped: it could not be written.
         """
         if self._pending is not None:
             self._learn(self._pending[2])
         if self._loop is not None:
             self.state = self._loop.state
+            total = jax.tree.leaves(self._loop.total)
+            self.position.totals = [np.asarray(leaf).tolist() for leaf in total]
         self._checkpoint()
 
     def finish(self) -> Result:
@@ -227,6 +234,10 @@ class Session(Run):
             if found:
                 self._log_now(found)
         self._loop = online.Loop(self.setup, self.state, self.data, self.stored)
+        if p.totals:
+            leaves, structure = jax.tree.flatten(self._loop.total)
+            saved = [np.array(a, b.dtype) for a, b in zip(p.totals, leaves, strict=True)]
+            self._loop.total = jax.tree.unflatten(structure, map(jnp.asarray, saved))
         self._chosen_in = np.array(self.state.obs)
         self._shares.start()
 
@@ -258,7 +269,7 @@ class Session(Run):
             logged = (p.step - 1) // c.log_interval * c.log_interval
             due = p.step // c.eval_interval > logged // c.eval_interval
             due |= p.step == c.online_steps
-            self.state = self._loop.state
+            self.state, p.totals = self._loop.state, []
             self._log_point(self._loop.take_total(), due)
             self._shares.start()
         if p.step % 10 == 0:

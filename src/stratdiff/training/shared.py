@@ -18,10 +18,20 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from stratdiff.config import Config, flat_options
-from stratdiff.files import lock_file
+from stratdiff.files import (
+    check_seal,
+    checksum,
+    lock_file,
+    replacing,
+    seal,
+    summed,
+    unsummed,
+    write_text,
+    writing,
+)
 from stratdiff.phases import Phase, StorePhase
 
 # What every phase reads: where, on which seeds, and how often it logs.
@@ -82,8 +92,14 @@ class SharedPhases:
 
     @contextlib.contextmanager
     def turn(self, phase: Phase | StorePhase) -> Iterator[None]:
-        """Wait while another run is at this very phase."""
-        with lock_file(self.folder(phase)):
+        """Wait while another run is at this very phase.
+
+        Raises:
+            RunStopped: the folder cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            with writing(self.folder(phase)):
+                stack.enter_context(lock_file(self.folder(phase)))
             yield
 
     def load(self, phase: Phase, template: PyTree) -> tuple[PyTree, Finished] | None:
@@ -91,10 +107,13 @@ class SharedPhases:
         folder = self.folder(phase)
         paths, structure = jax.tree_util.tree_flatten_with_path(template)
         try:
-            about = json.loads((folder / "phase.json").read_text())
+            about = unsummed(json.loads((folder / "phase.json").read_text(encoding="utf-8")))
+            sums = about.pop("arrays")
             found = Finished(load_file(folder / "arrays.safetensors"), **about)
             leaves = [found.arrays[jax.tree_util.keystr(path)] for path, _ in paths]
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError):
+            if {name: checksum(array) for name, array in found.arrays.items()} != sums:
+                raise ValueError("its checksum is another")
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError):
             shutil.rmtree(folder, ignore_errors=True)  # damaged; it will be trained again
             return None
         part = jax.tree_util.tree_unflatten(structure, map(jax.numpy.array, leaves))
@@ -103,16 +122,48 @@ class SharedPhases:
     def save(
         self, phase: Phase, part: PyTree, records: list[dict[str, Any]], seconds: float
     ) -> None:
-        """Keep a finished phase, unless it is there: another run may have been first."""
+        """Keep a finished phase, unless it is there: another run may have been first.
+
+        Raises:
+            RunStopped: the folder cannot be written.
+        """
         folder = self.folder(phase)
         if folder.is_dir():
             return
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         leaves, _ = jax.tree_util.tree_flatten_with_path(part)
         arrays = {jax.tree_util.keystr(path): np.ascontiguousarray(leaf) for path, leaf in leaves}
-        save_file(arrays, partial / "arrays.safetensors")
-        about = {"records": records, "seconds": seconds}
-        (partial / "phase.json").write_text(json.dumps(about))
-        partial.rename(folder)
+        sums = {name: checksum(array) for name, array in arrays.items()}
+        about = {"records": records, "seconds": seconds, "arrays": sums}
+        with replacing(folder) as partial:
+            partial.mkdir()
+            (partial / "arrays.safetensors").write_bytes(save(arrays))
+            write_text(partial / "phase.json", json.dumps(summed(about)))
+
+
+def load_arrays(
+    paths: list[Path], shapes: list[tuple[tuple[int, ...], Any]]
+) -> list[np.ndarray] | None:
+    """What `save_arrays` wrote, of these shapes and types; None: not there, or damaged."""
+    found = []
+    try:
+        for path, (shape, dtype) in zip(paths, shapes, strict=True):
+            check_seal(path)
+            found.append(np.load(path, allow_pickle=False))
+            if (found[-1].shape, found[-1].dtype) != (shape, dtype):
+                return None
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def save_arrays(paths: list[Path], arrays: list[np.ndarray]) -> None:
+    """Write sealed .npy files.
+
+    Raises:
+        RunStopped: one cannot be written.
+    """
+    for path, array in zip(paths, arrays, strict=True):
+        with replacing(path) as partial:
+            with partial.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+            seal(partial)

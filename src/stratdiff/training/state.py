@@ -72,6 +72,11 @@ class Setup:
         """The state of these seeds before any training."""
         return stack([self._init_one(seed) for seed in seeds])
 
+    def shapes(self) -> TrainState:
+        """Shapes and types of one seed's state; nothing is allocated."""
+        state: TrainState = jax.eval_shape(lambda: self._init_one(0))
+        return state
+
     def _init_one(self, seed: int) -> TrainState:
         number = jnp.asarray(seed, jnp.int32)
         learned = self.algorithm.init(stream(number, "init"))
@@ -113,6 +118,16 @@ class Accumulator(eqx.Module):
     def bad_step(self) -> dict[str, Int[Array | np.ndarray, "*seeds"]]:
         """First step whose value was not finite; -1: none."""
         return {name: self.bad_steps[..., i] for i, name in enumerate(self.names)}
+
+    def bad_losses(self, seeds: tuple[int, ...]) -> list[tuple[int, str, int]]:
+        """(step, loss, seed) where a loss stopped being finite."""
+        return [
+            (int(step), name, seed)
+            for name, steps in self.bad_step.items()
+            if name.endswith("_loss")
+            for seed, step in zip(seeds, steps, strict=True)
+            if step >= 0
+        ]
 
     def add(self, metrics: dict[str, Float[Array, "*n"]], step: Int[Array, "*n"]) -> "Accumulator":
         """Add the metrics of one step, or of several in order."""

@@ -77,3 +77,19 @@ def test_runs_that_start_together_make_a_set_once(cache):
             pool.map(lambda _: store.make("stratdiff/hopper-random", 500, jobs=1), range(3))
         )
     assert len(set(paths)) == len(made) == 1
+
+
+def test_a_damaged_set_is_made_again(cache):
+    path = store.make("stratdiff/hopper-random", 500, jobs=1)
+    before = arrays_of(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert store.make("stratdiff/hopper-random", 500, jobs=1) == path
+    for key, array in arrays_of(path).items():
+        np.testing.assert_array_equal(array, before[key])
+    made = path.stat().st_mtime_ns
+    path.write_bytes(path.read_bytes()[:-10])  # an earlier version's: without a checksum
+    kept = path.stat().st_mtime_ns
+    store.make("stratdiff/hopper-random", 500, jobs=1)
+    assert path.stat().st_mtime_ns == kept != made

@@ -17,7 +17,7 @@ from stratdiff.data.made.recipes import RECIPES, STITCHED, VERSION, MadeSet, fin
 from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.envs.mazes import HORIZONS
 from stratdiff.errors import UserError
-from stratdiff.files import lock_file
+from stratdiff.files import check_seal, lock_file, replacing, seal
 from stratdiff.tasks import facts
 
 _FLAGS = ("terminals", "timeouts")
@@ -63,7 +63,9 @@ def make(
     progress: Progress | None = None,
     jobs: int | None = None,
 ) -> Path:
-    """The file of a made set, made first if it is missing. `jobs`: processes, default one a core.
+    """The file of a made set, made first if it is missing or damaged.
+
+    `jobs`: processes, default one a core.
 
     Raises:
         UserError: the name is unknown, the size is not positive, or the file cannot be written.
@@ -73,11 +75,11 @@ def make(
     if size < 2:
         raise UserError(f"--size is {size}; it must be 2 rows or more.")
     path = cached(name, size, seed)
-    if path.is_file():
+    if _is_whole(path):
         return path
     try:
         with lock_file(path):
-            if not path.is_file():
+            if not _is_whole(path):
                 _make(recipe, size, seed, path, progress, jobs)
     except OSError as error:
         raise UserError(
@@ -86,6 +88,15 @@ def make(
             "STRATDIFF_CACHE."
         ) from error
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is there and undamaged; sets of earlier versions have no seal."""
+    try:
+        check_seal(path, required=False)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _make(
@@ -102,7 +113,9 @@ def _make(
         arrays = workers.collect(lanes.Part(recipe, size, seed), work, jobs, progress)
     versions = {key: metadata.version(key) for key in ("mujoco", "gymnasium", "stratdiff")}
     about: dict[str, str | int] = {**versions, "name": recipe.name, "recipe": VERSION, "seed": seed}
-    hdf5.write(path, arrays, recipe.env_id, about)
+    with replacing(path) as partial:
+        hdf5.write(partial, arrays, recipe.env_id, about)
+        seal(partial)
     shutil.rmtree(work, ignore_errors=True)
 
 
