@@ -4,13 +4,13 @@ Every cell (task, variant) is one run of all its seeds in a process of its own, 
 Cells that would pre-train alike share the offline phases (training/shared.py).
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import subprocess
 import sys
-import tomllib
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +20,7 @@ from stratdiff import registry
 from stratdiff.config import Config, config_of, difference, override, read_config, table_to_config
 from stratdiff.data.sources import check
 from stratdiff.errors import UserError, nearest
+from stratdiff.reading import SMALL, read_json, read_toml
 from stratdiff.training.loop import resume, train
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
@@ -52,12 +53,7 @@ def read_spec(path: str | Path) -> list[Cell]:
         UserError: the file is missing, is no TOML, or asks for something that no run can do.
     """
     where = f"experiment file {str(path)!r}"
-    try:
-        spec = tomllib.loads(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{where} does not exist.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{where} could not be read as TOML: {error}.") from error
+    spec = read_toml(path, "experiment file")
 
     def expect(holds: Any, what: str) -> None:
         if not holds:
@@ -167,10 +163,9 @@ def _obstacle(cell: Cell, directory: Path) -> str:
 
 def _summary(directory: Path) -> dict[str, Any]:
     """A finished run's summary.json; empty where it cannot be read, and so is made again."""
-    try:
-        found = json.loads((directory / "summary.json").read_text())
-    except (OSError, ValueError):
-        found = None
+    found: Any = None
+    with contextlib.suppress(UserError):
+        found = read_json(directory / "summary.json", "summary", SMALL)
     whole = isinstance(found, dict) and (directory / "config.json").exists()
     return dict(found) if whole else {}
 

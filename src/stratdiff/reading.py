@@ -24,10 +24,11 @@ from stratdiff.errors import UserError
 
 TEXT_LIMIT = 2**26
 """Bytes that a file of text may have."""
-SMALL = 2**20
+SMALL = 2**18
 """Bytes that a file of options may have."""
 _DEPTH = 32
 """Levels of tables in tables; more than any file of ours has, less than recursion allows."""
+_DOTS = 100
 # Deflate, the usual compression of npz and HDF5, makes at most this much of a byte.
 EXPANSION = 1032
 # Parts of files whose size does not grow with the data: headers, indices.
@@ -114,7 +115,7 @@ def read_toml(path: str | Path, what: str) -> dict[str, Any]:
     Raises:
         UserError: see `read_text`; it is no TOML, or its values are refused (see `parse_json`).
     """
-    return _parsed(path, what, SMALL, lambda text: _plain(tomllib.loads(text)), "TOML")
+    return _parsed(path, what, SMALL, _parse_toml, "TOML")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -128,6 +129,13 @@ def parse_json(text: str | bytes) -> Any:
         return _plain(json.loads(text))
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    # tomllib takes time with the square of the dots of a key: minutes for a small file.
+    if max((line.count(".") for line in text.splitlines()), default=0) > _DOTS:
+        raise ValueError(f"a line has more than {_DOTS} dots")
+    return _plain(tomllib.loads(text))
 
 
 def _parsed(path: str | Path, what: str, limit: int, parse: Callable[[str], Any], kind: str) -> Any:

@@ -15,6 +15,7 @@ from stratdiff.data import download, hdf5
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.envs.mazes import HORIZONS
+from stratdiff.reading import expanded, home
 from stratdiff.tasks import Returns, facts
 
 # Names, addresses, reference returns and horizons are those registered in d4rl/ at 89141a6.
@@ -99,7 +100,7 @@ def _file(entry: Entry) -> str:
 
 def _folders() -> list[Path]:
     chosen = os.environ.get("D4RL_DATASET_DIR")
-    return [*([Path(chosen)] if chosen else []), Path.home() / ".d4rl" / "datasets"]
+    return [*([Path(expanded(chosen))] if chosen else []), home() / ".d4rl" / "datasets"]
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from stratdiff import reading
 from stratdiff.data.sources import Progress
 from stratdiff.errors import UserError
 from stratdiff.files import lock_file
@@ -149,9 +150,9 @@ def _note(partial: Path) -> Path:
 def _resumable(partial: Path) -> tuple[int, dict[str, Any]]:
     """(bytes already downloaded, what the server said then); 0 where that is not known."""
     try:
-        known = json.loads(_note(partial).read_text())
+        known = reading.read_json(_note(partial), "note", reading.SMALL)
         return partial.stat().st_size, {key: known[key] for key in ("validator", "total")}
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
+    except (UserError, OSError, LookupError, TypeError):
         return 0, {}
 
 

@@ -1,6 +1,5 @@
 """Minari's data sets: the local store first, then Minari's own download."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from stratdiff.data.d4rl import ANTMAZES
 from stratdiff.data.dataset import Dataset, finish_rows, from_arrays
 from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.errors import UserError
+from stratdiff.reading import expanded, home, parse_json
 from stratdiff.tasks import check_actions, observation_parts, unit_actions
 
 _ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
@@ -39,8 +39,9 @@ class Minari(Source):
 
     def local(self, entry: Entry) -> Path | None:
         # Minari itself need not be installed for this.
-        store = os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
-        path = Path(store) / entry.name.removeprefix(self.prefix)
+        store = os.environ.get("MINARI_DATASETS_PATH", "")
+        place = Path(expanded(store)) if store else home() / ".minari" / "datasets"
+        path = place / entry.name.removeprefix(self.prefix)
         return path if path.is_dir() else None
 
     def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:
@@ -66,7 +67,7 @@ def _read(
     source = _open(dataset_id, where)
     actions, known = check_actions(source.action_space, where), source.storage.metadata
     raw = source.storage.read_raw_metadata(source.storage.data_path).get("observation_space")
-    to_flat = _flattener(source.observation_space, json.loads(raw) if raw else None, where)
+    to_flat = _flattener(source.observation_space, parse_json(raw) if raw else None, where)
     episodes: list[dict[str, np.ndarray]] = []
     try:
         for i, episode in enumerate(source):

@@ -17,12 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import PyTree
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from stratdiff.config import Config, flat_options
+from stratdiff.errors import UserError
 from stratdiff.files import lock_file
 from stratdiff.phases import Phase, StorePhase
+from stratdiff.reading import read_json, read_safetensors
 
 # What every phase reads: where, on which seeds, and how often it logs.
 _ALWAYS = ("env", "recipe", "seeds", "log_interval")
@@ -88,10 +89,11 @@ class SharedPhases:
         folder = self.folder(phase)
         paths, structure = jax.tree_util.tree_flatten_with_path(template)
         try:
-            about = json.loads((folder / "phase.json").read_text())
-            found = Finished(load_file(folder / "arrays.safetensors"), **about)
+            about = read_json(folder / "phase.json", "shared phase")
+            arrays, _ = read_safetensors(folder / "arrays.safetensors", "shared phase")
+            found = Finished(arrays, **about)
             leaves = [found.arrays[jax.tree_util.keystr(path)] for path, _ in paths]
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError):
+        except (UserError, TypeError, KeyError):
             shutil.rmtree(folder, ignore_errors=True)  # damaged; it will be trained again
             return None
         part = jax.tree_util.tree_unflatten(structure, map(jax.numpy.array, leaves))
