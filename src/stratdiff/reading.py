@@ -4,6 +4,7 @@ Whatever is wrong with a file is one `UserError`. Nothing is unpickled, nothing 
 and sizes that a file declares are compared with what it holds before any memory is taken.
 """
 
+import io
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -259,7 +260,7 @@ def read_npy(path: str | Path, what: str) -> np.ndarray:
         raise _unreadable(path, what, "a plain array", error) from error
 
 
-def _plain_array(stream: IO[bytes], stored: int, name: str) -> np.ndarray:
+def _plain_array(stream: io.BufferedIOBase, stored: int, name: str) -> np.ndarray:
     """The array of a stream of `stored` bytes. ValueError where its header says something else."""
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,

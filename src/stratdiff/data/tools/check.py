@@ -49,7 +49,7 @@ def check(path: str | Path, env_id: str = "", rows: int = 2000, seed: int = 0) -
     env = make_env(env_id)
     try:
         task = task_of_env(env, env_id)
-        dataset = hdf5.read(path, task.horizon)
+        dataset = hdf5.read_logged(path, lambda: task.horizon)
         found = (dataset.observations.shape[1], dataset.actions.shape[1])
         if found != (task.obs_dim, task.action_dim):
             raise UserError(
