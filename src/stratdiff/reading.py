@@ -4,7 +4,6 @@ Whatever is wrong with a file is one `UserError`. Nothing is unpickled, nothing 
 and sizes that a file declares are compared with what it holds before any memory is taken.
 """
 
-import io
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import tempfile
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +198,7 @@ def read_safetensors(path: str | Path, what: str) -> tuple[dict[str, np.ndarray]
 
 
 def read_npz(
-    path: str | Path, what: str, keys: Iterable[str] | None = None
+    path: str | Path, what: str, keys: Collection[str] | None = None
 ) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; with `keys`, those of them that it has.
 
@@ -210,9 +209,9 @@ def read_npz(
     path = regular_file(path, what)
     try:
         with zipfile.ZipFile(path) as file:
-            wanted = _members(file) if keys is None else {*keys} & _members(file)
+            wanted = [key for key in _members(file) if keys is None or key in keys]
             where = f"{what} {str(path)!r}"
-            return {key: _read_member(file, f"{key}.npy", where) for key in sorted(wanted)}
+            return {key: _read_member(file, f"{key}.npy", where) for key in wanted}
     except _DAMAGE as error:
         raise _unreadable(path, what, "an .npz file of plain arrays", error) from error
 
@@ -226,13 +225,13 @@ def npz_keys(path: str | Path, what: str) -> list[str]:
     path = regular_file(path, what)
     try:
         with zipfile.ZipFile(path) as file:
-            return sorted(_members(file))
+            return _members(file)
     except _DAMAGE as error:
         raise _unreadable(path, what, "an .npz file of plain arrays", error) from error
 
 
-def _members(file: zipfile.ZipFile) -> set[str]:
-    return {name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")}
+def _members(file: zipfile.ZipFile) -> list[str]:
+    return [name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")]
 
 
 def _read_member(file: zipfile.ZipFile, member: str, where: str) -> np.ndarray:
@@ -260,7 +259,7 @@ def read_npy(path: str | Path, what: str) -> np.ndarray:
         raise _unreadable(path, what, "a plain array", error) from error
 
 
-def _plain_array(stream: io.BufferedIOBase, stored: int, name: str) -> np.ndarray:
+def _plain_array(stream: Any, stored: int, name: str) -> np.ndarray:
     """The array of a stream of `stored` bytes. ValueError where its header says something else."""
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,

@@ -32,7 +32,7 @@ def test_d4rl_entries_are_those_of_the_reference_file():
     assert set(found) == {f"d4rl/{name}" for name in expected}
     for name, facts in expected.items():
         entry = found[f"d4rl/{name}"]
-        assert entry.url == facts["url"]
+        assert entry.urls == (facts["url"],)
         assert d4rl.target(entry).name == facts["file"]
         assert entry.reference_returns == (facts["ref_min_score"], facts["ref_max_score"])
         assert entry.horizon == facts["max_episode_steps"]
@@ -60,9 +60,9 @@ def test_some_entries_by_hand():
         reference_returns=(-280.178953, 12135.0),
         rows=202_000,
         episodes=202,
-        url=server + "gym_mujoco_v2/halfcheetah_medium_replay-v2.hdf5",
+        urls=(server + "gym_mujoco_v2/halfcheetah_medium_replay-v2.hdf5",),
     )
-    assert SOURCE.find("d4rl/walker2d-medium-replay-v0").url == (
+    assert SOURCE.find("d4rl/walker2d-medium-replay-v0").urls[0] == (
         server + "gym_mujoco/walker_mixed.hdf5"
     )
     entry = SOURCE.find("d4rl/door-human-longhorizon-v1")
@@ -132,7 +132,8 @@ def test_download(home, tmp_path, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        entry = dataclasses.replace(ENTRY, url=f"http://127.0.0.1:{server.server_port}/some/{FILE}")
+        here = f"http://127.0.0.1:{server.server_port}"
+        entry = dataclasses.replace(ENTRY, urls=(f"{here}/some/{FILE}",))
         calls = []
         dataset = SOURCE.load(entry, progress=lambda done, total: calls.append((done, total)))
         server.shutdown()

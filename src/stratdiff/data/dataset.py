@@ -100,6 +100,16 @@ class Dataset:
         returns = total[stops + 1] - total[starts] if len(stops) else np.zeros(0)
         return stops, (returns > 0).astype(float) if sparse else returns
 
+    def line(self, sparse: bool = False) -> str:
+        """What it holds, in a line, so that a file that is read wrongly is noticed."""
+        stops, returns = self.episodes(sparse)
+        mean = f", mean return {returns.mean():.4g}" if len(stops) else ""
+        note = self.metadata.get("read")
+        return (
+            f"{len(self):,} transitions, {len(stops):,} complete trajectories{mean}"
+            f"{f' (read {note})' if note else ''}"
+        )
+
     @functools.cached_property
     def longest(self) -> int:
         """Rows of the longest trajectory, one without an end included."""

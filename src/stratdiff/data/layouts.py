@@ -201,8 +201,8 @@ class _Reading:
         if ends is not None:
             implied = ends & ~terminals
             if timeouts is not None:
-                names = (self.names.get(role, role) for role in ("timeouts", "ends"))
-                self._same(timeouts & ~terminals, implied, *names, ["timeouts"])
+                first, other = (self.names.get(role, role) for role in ("timeouts", "ends"))
+                self._same(timeouts & ~terminals, implied, first, other, ["timeouts"])
             else:
                 timeouts = implied
         return terminals, timeouts
@@ -260,7 +260,7 @@ class _Reading:
                 self.said.append(f"`{key}` as terminals")
                 return done, ends
             self._refuse(
-                f"{key!r} may count time limits as ends or not", ("terminals", "ends"), key
+                f"{key!r} may or may not count time limits as ends", ("terminals", "ends"), key
             )
         if (done == terminals).all():
             return terminals, ends

@@ -1,5 +1,6 @@
 """Minari's data sets: the local store first, then Minari's own download."""
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from stratdiff.data.d4rl import ANTMAZES
 from stratdiff.data.dataset import Dataset, finish_rows, from_arrays
 from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.errors import UserError
-from stratdiff.reading import expanded, home, parse_json
+from stratdiff.reading import expanded, home
 from stratdiff.tasks import check_actions, observation_parts, unit_actions
 
 _ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
@@ -67,7 +68,7 @@ def _read(
     source = _open(dataset_id, where)
     actions, known = check_actions(source.action_space, where), source.storage.metadata
     raw = source.storage.read_raw_metadata(source.storage.data_path).get("observation_space")
-    to_flat = _flattener(source.observation_space, parse_json(raw) if raw else None, where)
+    to_flat = _flattener(source.observation_space, json.loads(raw) if raw else None, where)
     episodes: list[dict[str, np.ndarray]] = []
     try:
         for i, episode in enumerate(source):

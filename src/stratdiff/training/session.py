@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float
 
 from stratdiff.data.batch import Transition
-from stratdiff.errors import UserError
+from stratdiff.errors import RunStopped, UserError
 from stratdiff.training import online
 from stratdiff.training.run import Result, Run
+from stratdiff.training.setup import check_goal_rewards
 
 
 class Shares:
@@ -136,6 +137,9 @@ class Session(Run):
             )
         states = self._states(next_obs)
         rewards = self._checked(reward, "a reward", np.float64, ())
+        if self.setup.failure_reward is not None:
+            where = f"the environment, at online step {p.step},"
+            check_goal_rewards(rewards, where, RunStopped)
         terminal = self._checked(terminated, "a terminated flag", np.bool_, ())
         truncated = np.broadcast_to(truncated, n) if np.ndim(truncated) == 0 else truncated
         over = terminal | self._checked(truncated, "a truncated flag", np.bool_, ())
