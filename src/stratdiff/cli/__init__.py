@@ -45,7 +45,7 @@ def _expanded(word: str) -> str:
 
 
 def _use_mirrors(args: list[str]) -> list[str]:
-    """The arguments without `--mirror URL`, which goes into the environment, for child processes."""
+    """The arguments without `--mirror URL`, which goes into the environment of child processes."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--mirror", action="append")
     found, rest = parser.parse_known_args(args)
