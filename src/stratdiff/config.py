@@ -33,6 +33,7 @@ from stratdiff.options import (
     from_table,
     value_of,
 )
+from stratdiff.reading import SMALL, read_json
 from stratdiff.scores.base import SCORES
 from stratdiff.splits import SPLITS, split_class
 from stratdiff.tasks import Recipe, recipe_of
@@ -384,15 +385,9 @@ def read_table(path: str | Path) -> dict[str, Any]:
     """The options of a config file as they stand there.
 
     Raises:
-        UserError: the file is missing or holds no table.
+        UserError: the file cannot be read (see `read_json`) or holds no table.
     """
-    path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise UserError(f"config file {str(path)!r} does not exist.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"config file {str(path)!r} could not be read as JSON: {error}.") from error
+    data = read_json(path, "config file", SMALL)
     if not isinstance(data, dict):
         raise UserError(f"config file {str(path)!r} must hold one JSON object.")
     return data

@@ -49,3 +49,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5) or known[:6]
     return ", ".join(close)
+
+
+def some(words: Iterable[str], most: int = 12) -> str:
+    """The words with commas, for an error message; of many, the first ones and how many more."""
+    words = [*words]
+    rest = len(words) - most
+    listed = ", ".join(words[:most]) or "nothing"
+    return f"{listed} and {rest:,} more" if rest > 0 else listed

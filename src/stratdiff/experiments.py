@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from stratdiff.config import Config, config_of, difference, override, read_confi
 from stratdiff.data.sources import absolute, check
 from stratdiff.errors import UserError, nearest
 from stratdiff.files import lock_directory
+from stratdiff.reading import SMALL, read_json, read_toml
 from stratdiff.sinks.progress import number
 from stratdiff.training.loop import resume, train
 
@@ -57,12 +57,7 @@ def read_spec(path: str | Path) -> list[Cell]:
         UserError: the file is missing, is no TOML, or asks for something that no run can do.
     """
     where = f"experiment file {str(path)!r}"
-    try:
-        spec = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise UserError(f"{where} does not exist.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{where} could not be read as TOML: {error}.") from error
+    spec = read_toml(path, "experiment file")
 
     def expect(holds: Any, what: str) -> None:
         if not holds:
@@ -174,10 +169,9 @@ def _obstacle(cell: Cell, directory: Path) -> str:
 
 def _summary(directory: Path) -> dict[str, Any]:
     """A finished run's summary.json; empty where it cannot be read, and so is made again."""
-    try:
-        found = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
+    found: Any = None
+    with contextlib.suppress(UserError):
+        found = read_json(directory / "summary.json", "summary", SMALL)
     whole = isinstance(found, dict) and (directory / "config.json").exists()
     return dict(found) if whole else {}
 

@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from stratdiff.errors import UserError
 from stratdiff.files import replacing
+from stratdiff.reading import parse_json, read_safetensors
 
 Kind = Literal["squashed", "gaussian"]
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
@@ -115,14 +115,13 @@ class Policy:
         Raises:
             UserError: the file is missing or holds no policy.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(f"policy file {str(path)!r} does not exist.")
+        stored, metadata = read_safetensors(path, "policy file")
         try:
-            with safe_open(path, "np") as file:
-                tensors = {k: file.get_tensor(k).astype(np.float32) for k in file.keys()}  # noqa: SIM118
-                metadata = file.metadata() or {}
-            kind, about = metadata["kind"], json.loads(metadata["about"])
+            tensors = {name: tensor.astype(np.float32) for name, tensor in stored.items()}
+            kind: Any = metadata["kind"]
+            about = parse_json(metadata["about"])
+            if not isinstance(about, dict):
+                raise ValueError("about is no table")
             if kind not in get_args(Kind):
                 raise KeyError(f"kind {kind!r}")
             n = len({name.split(".")[0] for name in tensors if name.startswith("layer")})
@@ -130,7 +129,7 @@ class Policy:
             layers = [(tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(n)]
             mean, std = tensors["obs_mean"], tensors["obs_std"]
             _check_shapes(layers, mean, std, log_std)
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (LookupError, ValueError, TypeError) as error:
             raise UserError(
                 f"policy file {str(path)!r} is not a policy of this package: its tensors or its "
                 f"metadata (kind, about) are wrong ({error})."

@@ -1,6 +1,7 @@
 """D4RL's sets against the reference file, and loading by name without D4RL's server."""
 
 import dataclasses
+import hashlib
 import http.server
 import json
 import threading
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stratdiff.cli import main
 from stratdiff.data import d4rl, download, hdf5, sources
 from stratdiff.data.d4rl import D4RL
+from stratdiff.errors import UserError
 
 SOURCE = D4RL("d4rl/")
 
@@ -32,7 +35,7 @@ def test_d4rl_entries_are_those_of_the_reference_file():
     assert set(found) == {f"d4rl/{name}" for name in expected}
     for name, facts in expected.items():
         entry = found[f"d4rl/{name}"]
-        assert entry.url == facts["url"]
+        assert entry.urls == (facts["url"],)
         assert d4rl.target(entry).name == facts["file"]
         assert entry.reference_returns == (facts["ref_min_score"], facts["ref_max_score"])
         assert entry.horizon == facts["max_episode_steps"]
@@ -60,9 +63,9 @@ def test_some_entries_by_hand():
         reference_returns=(-280.178953, 12135.0),
         rows=202_000,
         episodes=202,
-        url=server + "gym_mujoco_v2/halfcheetah_medium_replay-v2.hdf5",
+        urls=(server + "gym_mujoco_v2/halfcheetah_medium_replay-v2.hdf5",),
     )
-    assert SOURCE.find("d4rl/walker2d-medium-replay-v0").url == (
+    assert SOURCE.find("d4rl/walker2d-medium-replay-v0").urls[0] == (
         server + "gym_mujoco/walker_mixed.hdf5"
     )
     entry = SOURCE.find("d4rl/door-human-longhorizon-v1")
@@ -132,7 +135,8 @@ def test_download(home, tmp_path, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        entry = dataclasses.replace(ENTRY, url=f"http://127.0.0.1:{server.server_port}/some/{FILE}")
+        here = f"http://127.0.0.1:{server.server_port}"
+        entry = dataclasses.replace(ENTRY, urls=(f"{here}/some/{FILE}",))
         calls = []
         dataset = SOURCE.load(entry, progress=lambda done, total: calls.append((done, total)))
         server.shutdown()
@@ -143,3 +147,70 @@ def test_download(home, tmp_path, monkeypatch):
     assert [file.name for file in home.iterdir() if file.suffix != ".lock"] == [FILE]
     # The server is gone; the file is here.
     assert SOURCE.load(entry).fingerprint == dataset.fingerprint
+
+
+@pytest.fixture
+def mirrors(tmp_path):
+    """Folders that are served, each by a host of its own: their addresses."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            asked.append(self.path)
+
+    servers = []
+    for name in ("broken", "flat", "whole"):
+        (tmp_path / name).mkdir()
+        handler = partial(Handler, directory=str(tmp_path / name))
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        serve = partial(servers[-1].serve_forever, poll_interval=0.01)
+        threading.Thread(target=serve).start()
+    yield [f"http://127.0.0.1:{server.server_port}/" for server in servers]
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_mirrors_are_tried_in_turn(home, tmp_path, mirrors, monkeypatch):
+    monkeypatch.setattr(download, "_WAITS", (0.0,))
+    place = ENTRY.urls[0].removeprefix(d4rl.SERVERS[0])
+    for name, content in (("broken", b"<html>down for maintenance</html>"), ("whole", None)):
+        file = tmp_path / name / place
+        if content is None:
+            hdf5.write(file, make_arrays(), "")
+        else:
+            file.parent.mkdir(parents=True)
+            file.write_bytes(content)
+    monkeypatch.setenv(d4rl.MIRRORS, " ".join(mirrors))
+    dataset = SOURCE.load(ENTRY)  # the known host is not asked
+    assert len(dataset.rewards) == 1500
+    assert [file.name for file in home.iterdir() if file.suffix != ".lock"] == [FILE]
+
+
+def test_a_mirror_may_have_all_files_in_one_folder(home, tmp_path, mirrors, monkeypatch):
+    hdf5.write(tmp_path / "flat" / FILE, make_arrays(), "")
+    monkeypatch.setenv(d4rl.MIRRORS, mirrors[1])
+    assert len(SOURCE.load(ENTRY).rewards) == 1500
+
+
+@pytest.mark.parametrize("wanted", [{"rows": 1600}, {"sha256": "0" * 64}])
+def test_a_file_that_is_not_the_one_wanted(home, tmp_path, mirrors, monkeypatch, wanted):
+    hdf5.write(tmp_path / "flat" / FILE, make_arrays(), "")
+    entry = dataclasses.replace(ENTRY, urls=(mirrors[1] + FILE,), **wanted)
+    with pytest.raises(UserError, match=r"not the file: it.* --mirror URL, or put the file at"):
+        SOURCE.load(entry)
+    assert not [file for file in home.iterdir() if not file.name.endswith(".lock")]
+    right = hashlib.sha256((tmp_path / "flat" / FILE).read_bytes()).hexdigest()
+    SOURCE.load(dataclasses.replace(entry, rows=1500, sha256=right))
+
+
+def test_mirror_option(home, monkeypatch):
+    monkeypatch.setenv(d4rl.MIRRORS, "http://old")
+    assert main(["--version", "--mirror", "http://new/x"]) == 0
+    assert d4rl.addresses(ENTRY)[0].startswith("http://new/x/ant_maze_new/")
+    assert d4rl.addresses(ENTRY)[2].startswith("http://old/ant_maze_new/")
+    assert d4rl.addresses(ENTRY)[4:] == [*ENTRY.urls]
+    monkeypatch.setenv(d4rl.MIRRORS, "file:///etc")
+    entry = dataclasses.replace(ENTRY, urls=("ftp://x/y",))
+    with pytest.raises(UserError, match="begins with http:// or https://"):
+        SOURCE.load(entry)

@@ -84,7 +84,7 @@ def path(tmp_path):
 
 def refused(url, path, *words):
     with pytest.raises(UserError) as caught:
-        download.fetch(url, path)
+        download.fetch([url], path)
     message = str(caught.value)
     for word in (url, str(path), *words):
         assert word in message, (word, message)
@@ -100,7 +100,7 @@ def left(path):
 
 def test_whole_file_with_progress(server, path):
     calls = []
-    download.fetch(server.url, path, lambda done, total: calls.append((done, total)))
+    download.fetch([server.url], path, lambda done, total: calls.append((done, total)))
     assert path.read_bytes() == CONTENT
     assert left(path) == ["set.hdf5"]
     done = [d for d, _ in calls]
@@ -112,7 +112,7 @@ def test_whole_file_with_progress(server, path):
 def test_cut_downloads_go_on_where_they_broke_off(server, path):
     server.cuts = [400_000, 300_000, None]
     calls = []
-    download.fetch(server.url, path, lambda done, total: calls.append(done))
+    download.fetch([server.url], path, lambda done, total: calls.append(done))
     assert path.read_bytes() == CONTENT
     assert [r.get("Range") for r in server.requests] == [None, "bytes=400000-", "bytes=700000-"]
     assert [r.get("If-Range") for r in server.requests] == [None, '"one"', '"one"']
@@ -127,7 +127,7 @@ def test_the_part_is_kept_for_the_next_run(server, path):
     note = json.loads(path.with_name("set.hdf5.part.json").read_text())
     assert note == {"validator": '"one"', "total": len(CONTENT)}
     server.requests.clear()
-    download.fetch(server.url, path)
+    download.fetch([server.url], path)
     assert path.read_bytes() == CONTENT
     assert [r.get("Range") for r in server.requests] == ["bytes=400000-"]
 
@@ -135,7 +135,7 @@ def test_the_part_is_kept_for_the_next_run(server, path):
 def test_a_server_without_ranges_starts_over(server, path):
     server.ranges = False
     server.cuts = [400_000, 300_000, None]
-    download.fetch(server.url, path)
+    download.fetch([server.url], path)
     assert path.read_bytes() == CONTENT
     assert len(server.requests) == 3
 
@@ -155,7 +155,7 @@ def test_a_file_that_changed_starts_over(server, path, before, after, content):
     server.cuts = [300_000] * 4
     refused(server.url, path, "broke off")
     server.content, server.etag = content, after
-    download.fetch(server.url, path)
+    download.fetch([server.url], path)
     assert path.read_bytes() == content
     assert left(path) == ["set.hdf5"]
     # HTTP allows no weak one in If-Range.
@@ -166,7 +166,7 @@ def test_a_part_longer_than_the_file_starts_over(server, path):
     server.cuts = [1_000_000] + [0] * 3
     refused(server.url, path, "broke off")
     server.content = CONTENT[:500_000]  # the same ETag
-    download.fetch(server.url, path)
+    download.fetch([server.url], path)
     assert path.read_bytes() == server.content
     assert len(server.requests) == 6
 
@@ -177,7 +177,7 @@ def test_a_part_of_unknown_origin_starts_over(server, path, note):
     path.with_name("set.hdf5.part").write_bytes(b"x" * 1000)
     if note is not None:
         path.with_name("set.hdf5.part.json").write_text(note)
-    download.fetch(server.url, path)
+    download.fetch([server.url], path)
     assert path.read_bytes() == CONTENT
     assert [r.get("Range") for r in server.requests] == [None]
 
@@ -190,7 +190,7 @@ def test_wrong_size(server, path):
 
 def test_server_errors_are_tried_again(server, path):
     server.codes = [503, 429]
-    download.fetch(server.url, path)
+    download.fetch([server.url], path)
     assert path.read_bytes() == CONTENT
     server.requests.clear()
     server.codes = [500] * 9
@@ -238,7 +238,7 @@ def test_the_network_may_come_back(server, path, monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", flaky)
     server.cuts = [400_000]
-    download.fetch(server.url, path)
+    download.fetch([server.url], path)
     assert path.read_bytes() == CONTENT
     assert len(calls) == 3
 
@@ -265,7 +265,7 @@ def test_folder_cannot_be_made(server, tmp_path):
 def test_a_file_that_is_there_is_kept(server, path):
     path.parent.mkdir()
     path.write_bytes(b"old")
-    download.fetch(server.url, path)
+    download.fetch([server.url], path)
     assert path.read_bytes() == b"old" and not server.requests
 
 
@@ -274,7 +274,7 @@ def test_downloads_that_start_together_are_one(server, path):
 
     def fetch(_):
         start.wait()
-        download.fetch(server.url, path)
+        download.fetch([server.url], path)
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(fetch, range(3)))

@@ -1,5 +1,6 @@
 """D4RL-format files: what is read, what is refused and in which words."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from logged import ROWS, make_arrays, qlearning_dataset
 
+from stratdiff import registry
 from stratdiff.data import hdf5
 from stratdiff.data.device import DeviceData
 from stratdiff.errors import UserError
@@ -497,3 +499,109 @@ def test_folder_cannot_be_written(tmp_path):
     (tmp_path / "folder.hdf5").mkdir()
     unwritable(tmp_path / "folder.hdf5", "Is a directory")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.hdf5"]
+
+
+# Files that read more than themselves, or less than they say
+
+
+def hostile(path, change):
+    """A good file in which `change` puts something in place of the rewards."""
+    arrays = make_arrays()
+    del arrays["rewards"]
+    write_raw(path, arrays)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+def external(file):
+    (secret := Path(file.filename).with_name("secret")).write_bytes(bytes(48))
+    file.create_dataset("rewards", (12,), "f4", external=[(str(secret), 0, 48)])
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((12,), "f4")
+    layout[:] = h5py.VirtualSource("other.hdf5", "rewards", (12,))
+    file.create_virtual_dataset("rewards", layout)
+
+
+def link_to_a_pipe(file):
+    os.mkfifo(pipe := Path(file.filename).with_name("pipe"))
+    file["rewards"] = h5py.ExternalLink(str(pipe), "rewards")
+
+
+def soft_link(file):
+    file["elsewhere"] = h5py.ExternalLink("other.hdf5", "/")
+    file["rewards"] = h5py.SoftLink("/elsewhere/rewards")
+
+
+def group_of_links(file):
+    file["infos/qpos"] = h5py.ExternalLink("other.hdf5", "/")
+    file["rewards"] = np.zeros(12)
+
+
+HOSTILE = {
+    "external storage": (external, "lies in other files"),
+    "virtual": (virtual, "lies in other files"),
+    "external link": (link_to_a_pipe, "a link to"),
+    "soft link": (soft_link, "a link to"),
+    "nothing stored": (lambda f: f.create_dataset("rewards", (10**12,), "f4"), "0 of them are"),
+    "no chunk": (
+        lambda f: f.create_dataset("rewards", (10**12,), "f4", chunks=(1000,), fillvalue=1),
+        "0 of them are",
+    ),
+    "no compressed chunk": (
+        lambda f: f.create_dataset("rewards", (10**12,), "f4", compression="gzip"),
+        "0 of them are",
+    ),
+    "huge chunk": (
+        lambda f: f.create_dataset("rewards", (12,), "f4", maxshape=(None,), chunks=(10**9,)),
+        "0 of them are",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_file_reads_itself_alone(path, case):
+    change, words = HOSTILE[case]
+    hostile(path, change)
+    refused(path, "'rewards'", words)
+    with pytest.raises(UserError, match=words):
+        hdf5.read_logged(path)
+
+
+def test_links_that_are_not_read_do_no_harm(path):
+    hdf5.read_logged(hostile(path, group_of_links))
+    with pytest.raises(UserError, match="a link to"):
+        hdf5.read_arrays(path, ["infos/qpos"])
+
+
+def test_a_pipe_is_not_opened(path):
+    os.mkfifo(path)
+    refused(path, "is a pipe")
+
+
+def test_long_attributes_are_not_read(path):
+    with h5py.File(write_raw(path, make_arrays()), "r+") as file:
+        file.attrs["env_id"] = "Hopper-v4"
+        file.attrs["many"] = np.zeros(5000)
+    assert hdf5.read_attributes(path) == {"env_id": "Hopper-v4"}
+
+
+# Where episodes end without timeouts
+
+
+def test_the_files_own_environment_gives_the_horizon(path, untrusting):
+    arrays = make_arrays(100)
+    arrays["terminals"][:] = False
+    del arrays["timeouts"]
+    source = hdf5.Files("")
+    hdf5.write(path, arrays, "pointmass:PointMass-v0")  # 40 steps
+    with pytest.raises(UserError, match=r"marks no time limits.*--trust-modules"):
+        source.load(source.find(str(path)))
+    registry.trust("pointmass:PointMass-v0")
+    dataset = source.load(source.find(str(path)))
+    np.testing.assert_array_equal(np.flatnonzero(dataset.ends), [39, 79])
+    mean = arrays["rewards"][:80].astype(float).sum() / 2
+    expected = f"97 transitions, 2 complete trajectories, mean return {mean:.4g}"
+    assert dataset.line() == expected

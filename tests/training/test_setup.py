@@ -10,9 +10,9 @@ import runs
 
 import stratdiff
 from stratdiff.data.sources import load_dataset
-from stratdiff.errors import UserError
+from stratdiff.errors import RunStopped, UserError
 from stratdiff.tasks import Task, find_task
-from stratdiff.training.setup import check_data, make_setup, reward_scale
+from stratdiff.training.setup import check_data, check_goal_rewards, make_setup, reward_scale
 
 
 def units_of(config, dataset):
@@ -93,3 +93,27 @@ def test_no_complete_trajectory_for_calql(tiny, tmp_path):
         stratdiff.train(tiny(base="calql", **options), tmp_path / "run", reporter=runs.QUIET)
     with pytest.raises(UserError, match=r"rewards cannot be scaled.*--reward-scale"):
         stratdiff.train(tiny(dataset=str(path)), tmp_path / "run", reporter=runs.QUIET)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "said"),
+    [
+        ((-1, 0, -1), "the reward -1, .* add 1 to every reward of the data and of the environment"),
+        ((0, 1, 0.5), "the reward 0.5, .* give --recipe locomotion"),
+        ((0, 10), "the reward 10,"),
+    ],
+)
+def test_rewards_of_the_antmaze_recipe(rewards, said):
+    with pytest.raises(UserError, match=f"it has {said}"):
+        check_goal_rewards(np.array(rewards, np.float32), "it")
+    check_goal_rewards(np.array([0, 1, 1.0]), "it")
+    with pytest.raises(RunStopped):
+        check_goal_rewards(np.array(rewards), "it", RunStopped)
+
+
+def test_dense_rewards_under_the_antmaze_recipe(tiny, tmp_path):
+    """PointMass rewards every step; nothing is written."""
+    config = dataclasses.replace(tiny(), recipe="antmaze")
+    with pytest.raises(UserError, match="--recipe antmaze needs rewards of 1 at a goal"):
+        stratdiff.train(config, tmp_path / "out", reporter=runs.QUIET)
+    assert not (tmp_path / "out").exists()

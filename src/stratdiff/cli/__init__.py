@@ -1,11 +1,14 @@
 """The `stratdiff` command: one file a command, imported when it is called."""
 
+import argparse
 import importlib
+import os
 import sys
 import traceback
 
 from stratdiff import __version__, process
 from stratdiff.errors import Interrupted, UserError
+from stratdiff.reading import expanded
 
 USAGE = """\
 usage: stratdiff COMMAND [options]
@@ -16,6 +19,9 @@ usage: stratdiff COMMAND [options]
   compare SPEC  do the runs of an experiment: tasks x variants x seeds
   report DIR    make a page with figures and tables of finished runs
   data          list, make, describe, check and convert data sets
+
+With any command, `--mirror URL` names another host of D4RL's files ($STRATDIFF_MIRRORS: several,
+separated by spaces).
 
 `stratdiff COMMAND --help` lists every option with its default. With no options, `stratdiff train`
 runs the demo on a data set that is made on first use. With --debug, every command shows where an
@@ -30,6 +36,26 @@ _COMMANDS = {
     "report": "report",
     "data": "data",
 }
+
+
+def _expanded(word: str) -> str:
+    """A word or an option's value, with the home folder for `~`: shells leave `--out=~/x` alone."""
+    option, equals, value = word.partition("=")
+    if option.startswith("--") and equals:
+        return f"{option}={expanded(value)}"
+    return expanded(word)
+
+
+def _use_mirrors(args: list[str]) -> list[str]:
+    """The arguments without `--mirror URL`, which goes into the environment of child processes."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--mirror", action="append")
+    found, rest = parser.parse_known_args(args)
+    if found.mirror:
+        from stratdiff.data.d4rl import MIRRORS
+
+        os.environ[MIRRORS] = " ".join([*found.mirror, os.environ.get(MIRRORS, "")])
+    return rest
 
 
 # What goes on without a reader or a terminal.
@@ -56,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(given: list[str]) -> int:
-    args = [word for word in given if word != "--debug"]
+    args = _use_mirrors([_expanded(word) for word in given if word != "--debug"])
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2

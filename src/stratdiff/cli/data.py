@@ -1,6 +1,7 @@
 """The `stratdiff data` commands."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
@@ -27,7 +28,7 @@ usage: stratdiff data COMMAND [options]
   make NAME           make a stratdiff/... set now, in any size and with any seed
   info NAME           what is in a data set, and how far it is from D4RL's own
   check FILE          does the environment's physics match the data?
-  convert SOURCE OUT  write this package's HDF5 from another source, .npz or a Recorder's log
+  convert SOURCE OUT  write this package's HDF5 from another source, file or a Recorder's log
 
 NAME is a name from the list, the path of an HDF5 file, or module:Class/NAME of your own source.
 `stratdiff data COMMAND --help` lists every option.
@@ -132,7 +133,13 @@ def _load(name: str, env: str) -> Dataset:
         return sources.load(name, env, bar)
 
 
-def _info(name: Positional[str], env: str = "", plot: str = "", json: bool = False) -> None:
+def _info(
+    name: Positional[str],
+    env: str = "",
+    plot: str = "",
+    json: bool = False,
+    trust_modules: bool = False,
+) -> None:
     """What is in a data set: returns, scores, ends, states, distance to D4RL's own.
 
     Args:
@@ -140,6 +147,7 @@ def _info(name: Positional[str], env: str = "", plot: str = "", json: bool = Fal
         env: Gymnasium id of the environment; empty: the one the data set names.
         plot: Draw returns, scores along the set and visited states into this file (.png, .svg).
         json: Print JSON instead of tables.
+        trust_modules: Import every module:Name that a data file names.
     """
     dataset = _load(name, env)
     # The environment itself is not needed, so one that only the file names is not made.
@@ -155,13 +163,16 @@ def _info(name: Positional[str], env: str = "", plot: str = "", json: bool = Fal
         picture.plot(dataset, task, plot)
 
 
-def _check(file: Positional[str], env: str = "", rows: int = 2000) -> None:
+def _check(
+    file: Positional[str], env: str = "", rows: int = 2000, trust_modules: bool = False
+) -> None:
     """Does the environment's physics match the data? Replays single steps.
 
     Args:
         file: The path of an HDF5 file, or a name from the list.
         env: Gymnasium id of the environment; empty: the one the file names.
         rows: Steps to replay.
+        trust_modules: Import every module:Name that a data file names.
     """
     from stratdiff.data.tools import check, verdict  # they load the simulator
 
@@ -177,15 +188,27 @@ def _check(file: Positional[str], env: str = "", rows: int = 2000) -> None:
     Console().print(verdict.table(check.check(path, env or entry.env_id or "", rows)))
 
 
-def _convert(source: Positional[str], out: Positional[str], env: str = "") -> None:
-    """Write this package's HDF5 from a Minari set, an .npz file or a Recorder's log.
+def _convert(
+    source: Positional[str],
+    out: Positional[str],
+    env: str = "",
+    keys: tuple[str, ...] = (),
+    trust_modules: bool = False,
+) -> None:
+    """Write this package's HDF5 from a Minari set, an HDF5 or .npz file or a Recorder's log.
 
     Args:
-        source: minari/ID (or a name of your own source), FILE.npz or FILE.partial.
+        source: minari/ID (or a name of your own source), an HDF5 file, FILE.npz or FILE.partial.
         out: The HDF5 file to write.
         env: Gymnasium id of the environment; empty: the one the source names.
+        keys: What the file's arrays are, as ROLE=NAME: observations, actions, rewards, terminals
+            (real ends), timeouts (time limits), ends (both) or next_observations. NAME,NAME puts
+            arrays side by side; an empty NAME leaves the role out.
+        trust_modules: Import every module:Name that a data file names.
     """
-    convert.convert(source, out, env)
+    note = convert.convert(source, out, env, keys)
+    if note:
+        print(f"read {note}", file=sys.stderr)
     print(out)
 
 
@@ -203,5 +226,7 @@ def main(args: list[str]) -> int:
         )
     # What stands on the command line may be imported.
     registry.trust(*args, *(word.partition("=")[2] for word in args))
+    if "--trust-modules" in args:
+        registry.trust("*")
     tyro.cli(_COMMANDS[args[0]], args=args[1:], prog=f"stratdiff data {args[0]}")
     return 0

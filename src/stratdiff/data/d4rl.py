@@ -7,6 +7,7 @@ and its rewards are one row late (194).
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,16 @@ from stratdiff.data import download, hdf5
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.envs.mazes import HORIZONS
+from stratdiff.errors import UserError
+from stratdiff.reading import expanded, home
 from stratdiff.tasks import Returns, facts
 
 # Names, addresses, reference returns and horizons are those registered in d4rl/ at 89141a6.
 
-_SERVER = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
+SERVERS = ("http://rail.eecs.berkeley.edu/datasets/offline_rl/",)
+"""Hosts of D4RL's files, tried in turn after those that the user names."""
+MIRRORS = "STRATDIFF_MIRRORS"
+"""Environment variable with addresses of further hosts, separated by spaces."""
 VARIANTS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
 """Of the policies that collected a locomotion set."""
 SIZES: dict[str, tuple[int, int | None]] = {
@@ -78,13 +84,36 @@ class D4RL(Source):
     def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:
         path = self.local(entry)
         if path is None:
-            assert entry.url is not None, entry
             path = target(entry)
-            download.fetch(entry.url, path, progress)
+            download.fetch(addresses(entry), path, progress, lambda file: _check(file, entry))
         dataset = hdf5.read(path, entry.horizon, entry.name)
         # Made years before MuJoCo 3; their files do not say with which version.
         about = {**dataset.metadata, "mujoco": "2"}
         return dataclasses.replace(dataset, env_id=dataset.env_id or entry.env_id, metadata=about)
+
+
+def addresses(entry: Entry) -> list[str]:
+    """Where the file of an entry is looked for: on the user's mirrors, then on the known hosts.
+
+    A mirror has D4RL's folders, or all files in one.
+    """
+    out = []
+    for mirror in os.environ.get(MIRRORS, "").split():
+        path = entry.urls[0].removeprefix(SERVERS[0])
+        out += [f"{mirror.rstrip('/')}/{place}" for place in dict.fromkeys((path, _file(entry)))]
+    return [*out, *entry.urls]
+
+
+def _check(path: Path, entry: Entry) -> None:
+    """Refuse what is no D4RL file of the size that is known, such as a server's page of errors."""
+    if entry.sha256 is not None:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != entry.sha256:
+            raise UserError(f"its SHA-256 is {found}, not {entry.sha256}")
+    rows = len(hdf5.read_arrays(path, ["rewards"]).get("rewards", ()))
+    if rows != (entry.rows or rows) or not rows:
+        raise UserError(f"it has {rows:,} rewards, not {entry.rows or 'one a row'}")
 
 
 def target(entry: Entry) -> Path:
@@ -94,12 +123,12 @@ def target(entry: Entry) -> Path:
 
 def _file(entry: Entry) -> str:
     """What D4RL calls the file on disk: as on the server."""
-    return str(entry.url).rpartition("/")[2]
+    return entry.urls[0].rpartition("/")[2]
 
 
 def _folders() -> list[Path]:
     chosen = os.environ.get("D4RL_DATASET_DIR")
-    return [*([Path(chosen)] if chosen else []), Path.home() / ".d4rl" / "datasets"]
+    return [*([Path(expanded(chosen))] if chosen else []), home() / ".d4rl" / "datasets"]
 
 
 @functools.cache
@@ -111,7 +140,7 @@ def _entries(prefix: str) -> tuple[Entry, ...]:
 def _entry(name: str, path: str, env_id: str | None, horizon: int, returns: Returns) -> Entry:
     """`path` is the file's on the server."""
     rows, episodes = SIZES.get(name, (None, None))
-    return Entry(name, env_id, horizon, returns, rows, episodes, _SERVER + path)
+    return Entry(name, env_id, horizon, returns, rows, episodes, tuple(s + path for s in SERVERS))
 
 
 def _locomotion() -> Iterator[Entry]:

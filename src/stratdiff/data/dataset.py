@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from stratdiff.cpu import aligned_empty
-from stratdiff.errors import UserError
+from stratdiff.errors import UserError, some
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 """The arrays that a data set needs; with `timeouts`, it also knows where episodes were cut off."""
@@ -99,6 +99,16 @@ class Dataset:
         starts = np.concatenate([[0], stops[:-1] + 1])
         returns = total[stops + 1] - total[starts] if len(stops) else np.zeros(0)
         return stops, (returns > 0).astype(float) if sparse else returns
+
+    def line(self, sparse: bool = False) -> str:
+        """What it holds, in a line, so that a file that is read wrongly is noticed."""
+        stops, returns = self.episodes(sparse)
+        mean = f", mean return {returns.mean():.4g}" if len(stops) else ""
+        note = self.metadata.get("read")
+        return (
+            f"{len(self):,} transitions, {len(stops):,} complete trajectories{mean}"
+            f"{f' (read {note})' if note else ''}"
+        )
 
     @functools.cached_property
     def longest(self) -> int:
@@ -226,7 +236,7 @@ def from_arrays(
     missing = [key for key in REQUIRED if key not in arrays]
     if missing:
         raise UserError(
-            f"{where} has no array {missing[0]!r} (found: {', '.join(arrays) or 'nothing'}); "
+            f"{where} has no array {missing[0]!r} (found: {some(arrays)}); "
             f"{', '.join(REQUIRED)} are needed."
         )
     if len({len(array) for array in arrays.values()}) > 1:
@@ -236,7 +246,7 @@ def from_arrays(
         )
     flags = {key: arrays[key] for key in ("terminals", "timeouts") if key in arrays}
     for key, flag in flags.items():
-        _check_finite(key, flag, where)
+        check_finite(key, flag, where)
         flags[key] = flag > 0.5
     ends, transitions = transition_rows(flags["terminals"], flags.get("timeouts"), horizon)
     steps = arrays["observations"], arrays["actions"], arrays["rewards"]
@@ -258,7 +268,7 @@ def validate(dataset: Dataset, where: str = "") -> None:
             "rows of a trajectory are needed."
         )
     for field in ("observations", "actions", "rewards"):
-        _check_finite(field, getattr(dataset, field), where)
+        check_finite(field, getattr(dataset, field), where)
     count, first = _find(dataset.actions, lambda block: np.abs(block) > 1 + 1e-5)
     if count:
         raise UserError(
@@ -267,7 +277,12 @@ def validate(dataset: Dataset, where: str = "") -> None:
         )
 
 
-def _check_finite(field: str, array: np.ndarray, where: str) -> None:
+def check_finite(field: str, array: np.ndarray, where: str) -> None:
+    """Refuse values that are NaN or infinite.
+
+    Raises:
+        UserError: there are some.
+    """
     count, first = _find(array, lambda block: ~np.isfinite(block))
     if count:
         raise UserError(

@@ -9,9 +9,11 @@ import shutil
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from stratdiff import reading
 from stratdiff.data.sources import Progress
 from stratdiff.errors import UserError
 from stratdiff.files import lock_file
@@ -30,48 +32,78 @@ class _Unreachable(_Cut):
     """No connection could be made."""
 
 
-def fetch(url: str, path: str | Path, progress: Progress | None = None) -> None:
-    """Download `url` to `path` unless that exists; a later call resumes from `<path>.part`.
+class _Failed(Exception):
+    """This address does not give the file; another one may."""
 
-    `progress` is told bytes; 0 in all where the server does not say.
+
+def fetch(
+    urls: Sequence[str],
+    path: str | Path,
+    progress: Progress | None = None,
+    check: Callable[[Path], None] = lambda path: None,
+) -> None:
+    """Download the first of `urls` that has the file to `path`, unless that exists.
+
+    A later call resumes from `<path>.part`. `progress` is told bytes; 0 in all where the server
+    does not say. `check` raises `UserError` for a file that is not the one wanted, before it gets
+    its name.
 
     Raises:
-        UserError: the server cannot be reached, has no such file or keeps breaking off, or the
-            file cannot be saved.
+        UserError: no server can be reached, has the file and sends all of it; or it cannot be
+            saved.
     """
     path = Path(path)
     partial = path.with_name(path.name + ".part")
     by_hand = f"put the file at {str(path)!r} by hand"
+    reasons = []
     try:
         with lock_file(path):
             if path.is_file():  # another process has downloaded it meanwhile
                 return
-            for attempt in range(len(_WAITS) + 1):
+            for url in urls:
                 try:
-                    _attempt(url, partial, progress)
-                    break
-                except _Cut as cut:
-                    # A machine that is offline is told at once, without retries.
-                    offline = attempt == 0 and isinstance(cut, _Unreachable)
-                    if offline or attempt == len(_WAITS):
-                        raise UserError(
-                            f"{url} could not be downloaded ({cut}); check the network and run "
-                            f"again, which resumes the download, or {by_hand}."
-                        ) from cut
-                    time.sleep(_WAITS[attempt])
-            os.replace(partial, path)
-            _note(partial).unlink(missing_ok=True)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise UserError(
-            f"{url} could not be downloaded (the server answers {error.code} {error.reason}); get "
-            f"the file elsewhere and {by_hand}."
-        ) from error
+                    _fetch(url, partial, progress, check)
+                    os.replace(partial, path)
+                    return _note(partial).unlink(missing_ok=True)
+                except _Failed as failed:
+                    reasons.append(f"{url} could not be downloaded ({failed})")
     except OSError as error:
         raise UserError(
-            f"{url} could not be saved at {str(path)!r} ({error.strerror or error}); choose a "
+            f"{urls[0]} could not be saved at {str(path)!r} ({error.strerror or error}); choose a "
             f"folder that can be written and has space, or {by_hand}."
         ) from error
+    raise UserError(
+        f"{'; '.join(reasons)}; check the network and run again, which resumes the download, name "
+        f"another host with --mirror URL, or {by_hand}."
+    )
+
+
+def _fetch(
+    url: str, partial: Path, progress: Progress | None, check: Callable[[Path], None]
+) -> None:
+    """Download one address into `partial`, which is then complete and checked."""
+    if not url.startswith(("http://", "https://")):
+        raise _Failed("an address begins with http:// or https://")
+    for attempt in range(len(_WAITS) + 1):
+        try:
+            _attempt(url, partial, progress)
+            break
+        except _Cut as cut:
+            # A machine that is offline is told at once, without retries.
+            offline = attempt == 0 and isinstance(cut, _Unreachable)
+            if offline or attempt == len(_WAITS):
+                raise _Failed(str(cut)) from cut
+            time.sleep(_WAITS[attempt])
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise _Failed(f"the server answers {error.code} {error.reason}") from error
+        except ValueError as error:  # a malformed address
+            raise _Failed(str(error)) from error
+    try:
+        check(partial)
+    except UserError as error:
+        _forget(partial)
+        raise _Failed(f"what it sends is not the file: {error}") from error
 
 
 def _attempt(url: str, partial: Path, progress: Progress | None) -> None:
@@ -149,9 +181,9 @@ def _note(partial: Path) -> Path:
 def _resumable(partial: Path) -> tuple[int, dict[str, Any]]:
     """(bytes already downloaded, what the server said then); 0 where that is not known."""
     try:
-        known = json.loads(_note(partial).read_text())
+        known = reading.read_json(_note(partial), "note", reading.SMALL)
         return partial.stat().st_size, {key: known[key] for key in ("validator", "total")}
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
+    except (UserError, OSError, LookupError, TypeError):
         return 0, {}
 
 

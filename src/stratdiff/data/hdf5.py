@@ -4,32 +4,33 @@ h5py is imported by the functions that need it: it takes a tenth of a second.
 """
 
 import contextlib
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stratdiff.cpu import aligned_empty
+from stratdiff.data import episodes, layouts
 from stratdiff.data.dataset import REQUIRED, Dataset, from_arrays
 from stratdiff.data.sources import Entry, Progress, Source
-from stratdiff.errors import UserError
+from stratdiff.errors import UserError, some
 from stratdiff.files import replacing
+from stratdiff.reading import OVERHEAD, check_declared, regular_file
 from stratdiff.tasks import find_task
 
 COLUMNS = ("rewards", "terminals", "timeouts")
 """The arrays of one number a row."""
-# What HDF5 may add to the arrays: headers, groups, attributes.
-_OVERHEAD = 64 * 1024
 # What h5py raises for a damaged file, depending on where the damage is.
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
 
 
 class Files(Source):
-    """D4RL-format HDF5 files, named by their path."""
+    """HDF5 files, named by their path: D4RL's layout, or another that can be understood."""
 
     keeps_hdf5 = True
 
@@ -45,9 +46,69 @@ class Files(Source):
         return Path(entry.name)
 
     def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:
-        with _open(Path(entry.name)) as file:
-            counted = bool(env) and "timeouts" not in file
-        return read(entry.name, find_task(env).horizon if counted else None)
+        def horizon() -> int | None:
+            """Of the environment, which a file that marks no time limits is cut by."""
+            env_id = env or entry.env_id
+            try:
+                return find_task(env_id).horizon if env_id else None
+            except UserError as error:
+                raise UserError(
+                    f"data file {entry.name!r} marks no time limits, so the environment has to say "
+                    f"where episodes end: {error}"
+                ) from error
+
+        return read_logged(entry.name, horizon)
+
+
+def read_logged(path: str | Path, horizon: Callable[[], int | None] = lambda: None) -> Dataset:
+    """Load a file of any layout that can be understood (see `layouts`).
+
+    `horizon`: asked for where the file marks no time limits.
+
+    Raises:
+        UserError: as `read`; or its arrays contradict each other.
+    """
+    where = f"data file {str(path)!r}"
+    arrays, note = read_layout(path)
+    about = read_attributes(path) | ({"read": note} if note else {})
+    found = about.pop("env_id", None)
+    env_id = found if isinstance(found, str) else None
+    limit = None if "timeouts" in arrays else horizon()
+    return from_arrays(str(path), arrays, env_id, limit, about, where)
+
+
+def read_layout(
+    path: str | Path, keys: Mapping[str, str] | None = None, order: bool = False
+) -> tuple[dict[str, np.ndarray], str]:
+    """(arrays in D4RL's layout, in words what was not read by D4RL's names) of a file.
+
+    Raises:
+        UserError: the file cannot be read, or see `layouts.d4rl_layout`.
+    """
+    path = Path(path)
+    where = f"data file {str(path)!r}"
+    with _open(path) as file:
+
+        def children(name: str) -> list[str]:
+            found = _find(file, name, where) if name else file
+            return [*found] if hasattr(found, "keys") else []
+
+        def get(key: str) -> Any:
+            found = _find(file, key, where)
+            return found if hasattr(found, "shape") else None
+
+        joined = episodes.join(
+            children, lambda key: _read_array(file, key, path), keys or {}, where
+        )
+        if joined is not None:
+            table = layouts.Table(
+                [*joined], joined.get, lambda key, role: _shaped(key, joined[key], where, role)
+            )
+        else:
+            table = layouts.Table(
+                _names(file, where), get, lambda key, role: _read_array(file, key, path, role)
+            )
+        return layouts.d4rl_layout(table, where, str(path), keys, order)
 
 
 def read(path: str | Path, horizon: int | None = None, name: str | None = None) -> Dataset:
@@ -77,7 +138,9 @@ def read_arrays(path: str | Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
         UserError: the file is missing or damaged, or a key holds no numbers.
     """
     with _open(Path(path)) as file:
-        return {key: _read_array(file, key, Path(path)) for key in keys if key in file}
+        where = f"data file {str(path)!r}"
+        there = [key for key in keys if _find(file, key, where) is not None]
+        return {key: _read_array(file, key, Path(path), key) for key in there}
 
 
 def read_attributes(path: str | Path) -> dict[str, str | int | float]:
@@ -87,7 +150,9 @@ def read_attributes(path: str | Path) -> dict[str, str | int | float]:
         UserError: the file is missing or damaged.
     """
     with _open(Path(path)) as file:
-        values = dict(file.attrs)
+        attributes = file.attrs
+        scalars = (key for key in attributes if attributes.get_id(key).shape == ())
+        values = {key: attributes[key] for key in scalars}
     for key, value in values.items():
         plain = value.decode(errors="replace") if isinstance(value, bytes) else value
         values[key] = plain.item() if isinstance(plain, np.generic) else plain
@@ -112,7 +177,7 @@ def write(
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             # Checked first: HDF5 can crash the process when the disk fills up while it writes.
-            needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
+            needed = sum(array.nbytes for array in arrays.values()) + OVERHEAD
             free = shutil.disk_usage(path.parent).free
             if free < needed:
                 raise UserError(
@@ -136,8 +201,7 @@ def _open(path: Path) -> Iterator[Any]:
     """The file for reading; every error of HDF5 becomes a `UserError`."""
     import h5py
 
-    if not path.is_file():
-        raise UserError(f"data file {str(path)!r} does not exist; give the path of an HDF5 file.")
+    regular_file(path, "data file", "give the path of an HDF5 file")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -155,14 +219,56 @@ def _open(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _read_array(file: Any, key: str, path: Path) -> np.ndarray:
-    """One array as float32: (rows, size), (rows,), or as it is for keys that are not D4RL's own."""
+def _find(file: Any, key: str, where: str) -> Any:
+    """What the file has under a path, or None.
+
+    Raises:
+        UserError: a link stands there, which may lead to another file.
+    """
     import h5py
 
-    where, data = f"data file {str(path)!r}", file[key]
+    found = file
+    for part in key.split("/"):
+        link = found.get(part, getlink=True) if isinstance(found, h5py.Group) else None
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            raise UserError(
+                f"{where} has a link to {link.path!r} in place of {key!r}; only what is in the "
+                "file itself is read, so copy the array into it."
+            )
+        found = found[part]
+    return found
+
+
+def _names(file: Any, where: str) -> list[str]:
+    """The arrays of a file and of its groups; deeper ones are read only by their name."""
+    import h5py
+
+    out = []
+    for name in file:
+        found = _find(file, name, where)
+        if isinstance(found, h5py.Group):
+            out += [f"{name}/{inner}" for inner in found]
+        else:
+            out.append(name)
+    return out
+
+
+def _read_array(file: Any, key: str, path: Path, role: str = "") -> np.ndarray:
+    """One array as float32: (rows, size) or (rows,), as the role (a key of D4RL's) needs."""
+    import h5py
+
+    where = f"data file {str(path)!r}"
+    data = _find(file, key, where)
     if not isinstance(data, h5py.Dataset):
-        raise UserError(f"{where} has no array {key!r}: {key!r} is a group.")
-    check_array(key, data, where, any_shape=key not in (*REQUIRED, "timeouts"))
+        raise UserError(
+            f"{where} has no array {key!r}: {key!r} is a group ({some(data or ())}); say which of "
+            f"its arrays to read, as in `stratdiff data convert {path} OUT.hdf5 --keys "
+            f"{role or 'observations'}={key.rpartition('/')[2]}/FIRST,.../SECOND`."
+        )
+    check_array(role or key, data, where, any_shape=role not in (*REQUIRED, "timeouts"))
+    _check_stored(data, path, f"{where}: {key!r}")
     try:
         # HDF5 converts block by block, so no array of doubles is ever whole in memory. What is
         # beyond float32 becomes infinite, which is refused.
@@ -173,7 +279,40 @@ def _read_array(file: Any, key: str, path: Path) -> np.ndarray:
             f"{where}: {key!r} could not be read ({_reason(error)}); the file is damaged, copy it "
             "again."
         ) from error
-    return array.reshape(len(array)) if key in COLUMNS else array
+    return _shaped(key, array, where, role)
+
+
+def _shaped(key: str, array: np.ndarray, where: str, role: str) -> np.ndarray:
+    """The array with the shape of its role."""
+    check_array(role or key, array, where, any_shape=role not in (*REQUIRED, "timeouts"))
+    return array.reshape(len(array)) if role in COLUMNS else array
+
+
+def _check_stored(data: Any, path: Path, where: str) -> None:
+    """Refuse an array that is not all in the file, before memory is taken for it.
+
+    Raises:
+        UserError: it lies in other files, or its size is declared and its values are not there.
+    """
+    properties = data.id.get_create_plist()
+    if data.is_virtual or properties.get_external_count():
+        raise UserError(
+            f"{where} lies in other files; only what is in the file itself is read, so copy the "
+            "array into it."
+        )
+    stored, size = data.id.get_storage_size(), data.dtype.itemsize
+    declared, compressed = data.size * size, properties.get_nfilters() > 0
+    missing = False
+    if data.chunks and data.size:
+        chunks = math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True))
+        missing = data.id.get_num_chunks() < chunks  # they would be filled with one value
+        declared = max(declared, math.prod(data.chunks) * size)
+    if missing or stored > path.stat().st_size or (not compressed and stored < data.size * size):
+        raise UserError(
+            f"{where} declares {data.size * size:,} bytes and {stored:,} of them are stored; the "
+            "file is damaged, was not written to the end or is made up, so copy it again."
+        )
+    check_declared(max(declared, data.size * 4), stored, where)
 
 
 def check_array(key: str, array: Any, where: str, any_shape: bool = False) -> None:

@@ -16,6 +16,7 @@ from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.envs import identity
 from stratdiff.envs.guard import check_actions, unit_actions
 from stratdiff.errors import UserError
+from stratdiff.reading import expanded, home
 from stratdiff.tasks import observation_parts
 
 _ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
@@ -41,8 +42,9 @@ class Minari(Source):
 
     def local(self, entry: Entry) -> Path | None:
         # Minari itself need not be installed for this.
-        store = os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
-        path = Path(store) / entry.name.removeprefix(self.prefix)
+        store = os.environ.get("MINARI_DATASETS_PATH", "")
+        place = Path(expanded(store)) if store else home() / ".minari" / "datasets"
+        path = place / entry.name.removeprefix(self.prefix)
         return path if path.is_dir() else None
 
     def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:

@@ -16,6 +16,7 @@ from stratdiff import registry
 from stratdiff.data.dataset import Dataset
 from stratdiff.envs.identity import exact
 from stratdiff.errors import UserError, nearest
+from stratdiff.reading import expanded
 from stratdiff.tasks import Returns, find_task
 
 Progress = Callable[[int, int], None]
@@ -35,8 +36,10 @@ class Entry:
     reference_returns: Returns | None = None
     rows: int | None = None
     episodes: int | None = None
-    url: str | None = None
-    """Where it is downloaded from."""
+    urls: tuple[str, ...] = ()
+    """Where it is downloaded from, tried in turn."""
+    sha256: str | None = None
+    """Checksum of the file that is downloaded, where known."""
     env_spec: str = ""
     """Gymnasium's EnvSpec of the environment as JSON, where an id is not enough."""
 
@@ -109,6 +112,7 @@ SOURCES: registry.Registry[Source] = registry.Registry(
 
 def is_file(name: str) -> bool:
     """Whether the user means a file, not a name."""
+    name = expanded(name)
     try:
         return Path(name).suffix in (".hdf5", ".h5") or Path(name).exists()
     except OSError:  # a name too long for a path
@@ -144,6 +148,7 @@ def locate(name: str) -> tuple[Source, Entry]:
     Raises:
         UserError: there is no such data set, the file cannot be read, or see `source_of`.
     """
+    name = expanded(name)
     source = source_of(name)
     entry = source.find(name) if source else None
     if source is None or entry is None:

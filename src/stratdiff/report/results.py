@@ -1,7 +1,6 @@
 """The finished runs below given paths, as the report names, pools and orders them."""
 
 import dataclasses
-import json
 import os
 import re
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stratdiff.errors import UserError
+from stratdiff.reading import read_json
 from stratdiff.report.compact import FORMAT, compact, from_compact
 from stratdiff.report.runs import TITLES, LeftOut, Run, Series, by_task, clean, differing, title
 from stratdiff.sinks.jsonl import read_metrics
@@ -76,9 +76,9 @@ def _run_directories(root: Path) -> list[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise _Unusable(f"{path.name} could not be read as JSON ({error})") from error
+        data = read_json(path, "file")
+    except UserError as error:
+        raise _Unusable(str(error)) from error
     if not isinstance(data, dict):
         raise _Unusable(f"{path.name} does not hold one JSON object")
     return data

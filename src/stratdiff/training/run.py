@@ -36,7 +36,7 @@ from stratdiff.training.environments import (
     resolved,
 )
 from stratdiff.training.evaluate import Evaluator
-from stratdiff.training.setup import check_data, make_setup, reward_scale
+from stratdiff.training.setup import check_data, check_goal_rewards, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases, load_arrays, save_arrays
 from stratdiff.training.state import Accumulator
 from stratdiff.training.summary import Result, finite, summarize, versions
@@ -95,12 +95,17 @@ class Run:
         if note:
             self.reporter.say(f"warning: data set {dataset.name!r}: {note}")
         check_data(self.task, dataset)
+        sparse = self.config.recipe == "antmaze"
+        self.reporter.say(f"{'data':<10} {dataset.line(sparse)}")
+        if sparse:
+            check_goal_rewards(dataset.rewards, f"data set {dataset.name!r}")
+            if not dataset.rewards.any():
+                self.reporter.say("warning: no row of the data has a reward: no goal was reached.")
         scale = reward_scale(self.config, dataset)
         self.setup, self.units = make_setup(self.config, self.task, scale)
         agent = self.setup.algorithm.agent
         agent.check_data(dataset)
         self.phases = self.setup.algorithm.phases()
-        sparse = self.config.recipe == "antmaze"
         self.data = to_device(
             dataset,
             self.units.scale,

@@ -18,6 +18,7 @@ from stratdiff.envs.guard import finite
 from stratdiff.errors import RunStopped, UserError
 from stratdiff.training import online
 from stratdiff.training.run import Run
+from stratdiff.training.setup import check_goal_rewards
 from stratdiff.training.summary import Result
 
 
@@ -143,6 +144,9 @@ class Session(Run):
             )
         states = self._states(next_obs)
         rewards = self._checked(reward, "a reward", np.float64, ())
+        if self.setup.failure_reward is not None:
+            where = f"the environment, at online step {p.step},"
+            check_goal_rewards(rewards, where, RunStopped)
         terminal = self._checked(terminated, "a terminated flag", np.bool_, ())
         truncated = np.broadcast_to(truncated, n) if np.ndim(truncated) == 0 else truncated
         over = terminal | self._checked(truncated, "a truncated flag", np.bool_, ())

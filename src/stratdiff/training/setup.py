@@ -1,6 +1,7 @@
 """From options, task and data to what is static in a run."""
 
 import numpy as np
+from jaxtyping import Float
 
 from stratdiff.agents.base import RewardUnits
 from stratdiff.config import Config, fractions
@@ -27,6 +28,25 @@ def reward_scale(config: Config, dataset: Dataset) -> float:
             "return, so rewards cannot be scaled by the range of returns; give --reward-scale."
         )
     return 1000 / spread
+
+
+def check_goal_rewards(
+    rewards: Float[np.ndarray, " n"], where: str, error: type[UserError] = UserError
+) -> None:
+    """Check rewards, of the data or of the environment, under the antmaze recipe.
+
+    Raises:
+        UserError: one is neither 0 nor 1.
+    """
+    odd = rewards[(rewards != 0) & (rewards != 1)]
+    if len(odd):
+        advice = "give --recipe locomotion, or data and an environment with such rewards"
+        if (odd == -1).all():
+            advice = "add 1 to every reward of the data and of the environment"
+        raise error(
+            f"{where} has the reward {odd[0]:g}, and --recipe antmaze needs rewards of 1 at a goal "
+            f"and 0 elsewhere; {advice}."
+        )
 
 
 def check_data(task: Task, dataset: Dataset) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import PyTree
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from stratdiff.config import Config, flat_options
+from stratdiff.errors import UserError
 from stratdiff.files import (
     check_seal,
     checksum,
@@ -33,6 +33,7 @@ from stratdiff.files import (
     writing,
 )
 from stratdiff.phases import Phase, StorePhase
+from stratdiff.reading import read_json, read_safetensors
 
 # What every phase reads: where, on which seeds, and how often it logs.
 _ALWAYS = (
@@ -107,13 +108,14 @@ class SharedPhases:
         folder = self.folder(phase)
         paths, structure = jax.tree_util.tree_flatten_with_path(template)
         try:
-            about = unsummed(json.loads((folder / "phase.json").read_text(encoding="utf-8")))
+            about = unsummed(read_json(folder / "phase.json", "shared phase"))
             sums = about.pop("arrays")
-            found = Finished(load_file(folder / "arrays.safetensors"), **about)
+            arrays, _ = read_safetensors(folder / "arrays.safetensors", "shared phase")
+            found = Finished(arrays, **about)
             leaves = [found.arrays[jax.tree_util.keystr(path)] for path, _ in paths]
             if {name: checksum(array) for name, array in found.arrays.items()} != sums:
                 raise ValueError("its checksum is another")
-        except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError):
+        except (UserError, OSError, ValueError, TypeError, KeyError):
             shutil.rmtree(folder, ignore_errors=True)  # damaged; it will be trained again
             return None
         part = jax.tree_util.tree_unflatten(structure, map(jax.numpy.array, leaves))

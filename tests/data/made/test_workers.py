@@ -5,7 +5,7 @@ import pytest
 from logged import KEYS, arrays_of
 
 from stratdiff.data.made import lanes, recipes, store, workers
-from stratdiff.errors import UserError
+from stratdiff.errors import RunStopped, UserError
 
 ROWS = 3000
 
@@ -58,6 +58,34 @@ def test_interrupted_generation_goes_on(cache, monkeypatch):
     fresh = arrays_of(store.make(name, rows, jobs=1))
     for key in fresh:
         np.testing.assert_array_equal(again[key], fresh[key])
+
+
+@pytest.mark.parametrize("damage", [b"", b"no zip", None])
+def test_a_damaged_chunk_is_made_again(cache, monkeypatch, damage):
+    part = lanes.Part(recipes.find("stratdiff/hopper-random"), 10_000, 0)
+    whole = workers.collect(part, cache, 1, None)
+    kept = (cache / "0.npz").read_bytes()
+    flipped = bytearray(kept)
+    flipped[len(kept) // 2] ^= 1  # found by the checksum of the zip file
+    (cache / "0.npz").write_bytes(bytes(flipped) if damage is None else damage)
+    calls, real = [], lanes.Part.chunk
+    monkeypatch.setattr(lanes.Part, "chunk", lambda s, n, b, t: calls.append(n) or real(s, n, b, t))
+    again = workers.collect(part, cache, 1, None)
+    assert calls == [0]
+    assert (cache / "0.npz").read_bytes() == kept
+    for key in whole:
+        np.testing.assert_array_equal(again[key], whole[key])
+
+
+def test_a_process_that_is_killed_is_a_sentence(cache, monkeypatch):
+    part = lanes.Part(recipes.find("stratdiff/hopper-random"), 100_000, 0)
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    real = workers.subprocess.Popen
+    monkeypatch.setattr(
+        workers.subprocess, "Popen", lambda command, **o: real([command[0], "-c", code], **o)
+    )
+    with pytest.raises(RunStopped, match=r"hopper-random ended with -9 .*run the command again"):
+        workers._spawn(part, cache, [[0], [1]], lambda *_: None)
 
 
 def test_worker_errors_reach_the_user(cache, monkeypatch):

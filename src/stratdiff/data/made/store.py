@@ -18,6 +18,7 @@ from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.envs.mazes import HORIZONS
 from stratdiff.errors import UserError
 from stratdiff.files import check_seal, lock_file, replacing, seal
+from stratdiff.reading import expanded, home
 from stratdiff.tasks import facts
 
 _FLAGS = ("terminals", "timeouts")
@@ -45,8 +46,9 @@ class Made(Source):
 
 def cache_dir() -> Path:
     """Where made sets are kept: $STRATDIFF_CACHE, or stratdiff under the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("STRATDIFF_CACHE") or Path(base) / "stratdiff")
+    if chosen := os.environ.get("STRATDIFF_CACHE"):
+        return Path(expanded(chosen))
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "stratdiff"
 
 
 def cached(name: str, size: int | None = None, seed: int = 0) -> Path:

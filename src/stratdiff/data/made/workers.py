@@ -17,8 +17,9 @@ import numpy as np
 from stratdiff.data.made.lanes import TOGETHER, Arrays, Part, trim
 from stratdiff.data.made.recipes import find
 from stratdiff.data.sources import Progress
-from stratdiff.errors import UserError
+from stratdiff.errors import RunStopped, UserError
 from stratdiff.files import replacing
+from stratdiff.reading import read_npz
 
 
 def collect(part: Part, work: Path, jobs: int | None, progress: Progress | None) -> Arrays:
@@ -27,7 +28,8 @@ def collect(part: Part, work: Path, jobs: int | None, progress: Progress | None)
     Each chunk is kept in the folder `work` until the end, so an interrupted call resumes there.
     """
     files = [work / f"{i}.npz" for i in range(part.chunks)]
-    missing = [i for i, file in enumerate(files) if not file.is_file()]
+    chunks = {i: chunk for i, file in enumerate(files) if (chunk := _finished(file)) is not None}
+    missing = [i for i in range(part.chunks) if i not in chunks]
     # The cores that this process may use, where the system tells.
     usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
     jobs = min(jobs or len(usable(0)), len(missing))
@@ -44,14 +46,22 @@ def collect(part: Part, work: Path, jobs: int | None, progress: Progress | None)
     else:
         _spawn(part, work, [missing[i::jobs] for i in range(jobs)], tick)
     lanes: list[Arrays] = []
-    for file in files:
-        with np.load(file, allow_pickle=False) as chunk:
-            stops = np.cumsum(chunk["lanes"])[:-1]
-            split = {k: np.split(chunk[k], stops) for k in chunk.files if k != "lanes"}
+    for i in range(part.chunks):
+        chunk = chunks.pop(i, None) or read_npz(files[i], "chunk")
+        stops = np.cumsum(chunk.pop("lanes"))[:-1]
+        split = {key: np.split(rows, stops) for key, rows in chunk.items()}
         lanes += [dict(zip(split, rows, strict=True)) for rows in zip(*split.values(), strict=True)]
     if not part.recipe.maze:  # a maze's episodes all have one length
         trim(lanes, part.size)
     return {key: np.concatenate([lane[key] for lane in lanes])[: part.size] for key in lanes[0]}
+
+
+def _finished(file: Path) -> Arrays | None:
+    """A chunk that an earlier call has made; None: it is missing or damaged, and made again."""
+    try:
+        return read_npz(file, "chunk")
+    except UserError:
+        return None
 
 
 def _work(part: Part, work: Path, numbers: list[int], tick: Callable[[int], None]) -> None:
@@ -103,7 +113,11 @@ def _spawn(
         if worker.returncode == 2:
             raise UserError(text.strip())
         if worker.returncode:
-            raise RuntimeError(f"a worker that makes {name} failed:\n{text}")
+            last = (text.strip().splitlines() or ["it said nothing"])[-1]
+            raise RunStopped(
+                f"a process that makes {name} ended with {worker.returncode} ({last}); what was "
+                "made is kept, so run the command again (--jobs 1 needs the least memory)."
+            )
 
 
 def _worker(args: list[str]) -> int:

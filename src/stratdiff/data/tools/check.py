@@ -51,7 +51,7 @@ def check(path: str | Path, env_id: str = "", rows: int = 2000, seed: int = 0) -
     env = load_env(exact(env_id, str(about.get("env_spec", ""))))
     try:
         task = task_of_env(env, env_id)
-        dataset = hdf5.read(path, task.horizon)
+        dataset = hdf5.read_logged(path, lambda: task.horizon)
         found = (dataset.observations.shape[1], dataset.actions.shape[1])
         if found != (task.obs_dim, task.action_dim):
             raise UserError(

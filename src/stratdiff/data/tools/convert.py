@@ -1,14 +1,14 @@
 """Write the package's HDF5 from data that was collected elsewhere."""
 
-import zipfile
-import zlib
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stratdiff.data import dataset, hdf5, sources
+from stratdiff import reading
+from stratdiff.data import dataset, hdf5, layouts, sources
 from stratdiff.data.dataset import REQUIRED
 from stratdiff.data.tools import log
 from stratdiff.errors import UserError
@@ -42,12 +42,17 @@ def from_arrays(
     hdf5.write(path, arrays, env_id or "", metadata)
 
 
-def convert(source: str, out: str, env: str = "") -> None:
-    """Write the HDF5 file `out` from another data set, an .npz file or a Recorder's log.
+def convert(source: str, out: str, env: str = "", keys: Sequence[str] = ()) -> str:
+    """Write the HDF5 file `out` from another data set, file or a Recorder's log.
 
-    `source`: a name whose source keeps no HDF5 files itself, such as `minari/<dataset id>`; an .npz
-    with arrays named as in D4RL's files; or the .partial file that a Recorder left. `env`: the
-    environment's id, where the source names none or another.
+    `source`: an HDF5 or .npz file of any layout that can be understood (see `data.layouts`), where
+    `keys` (`terminals=dones`) say what its arrays are; a name whose source keeps no HDF5 files
+    itself, such as `minari/<dataset id>`; or the .partial file that a Recorder left. `env`: the
+    environment's id, where the source names none or another. Transitions in no time order are put
+    into one.
+
+    Returns:
+        In words, what was not read by D4RL's names.
 
     Raises:
         UserError: `out` exists, the source cannot be read, or it does not fit `env`.
@@ -55,7 +60,7 @@ def convert(source: str, out: str, env: str = "") -> None:
     path = Path(out)
     if path.exists():
         raise UserError(f"{out!r} already exists; give another OUT, or remove it first.")
-    arrays, env_id, metadata = _read(source)
+    arrays, env_id, metadata, note = _read(source, dict(key.partition("=")[::2] for key in keys))
     arrays = _checked(arrays, f"source {source!r}")
     if env:
         task = find_task(env)
@@ -66,19 +71,27 @@ def convert(source: str, out: str, env: str = "") -> None:
                     f"{env!r} has size {size}; give the --env that the data came from."
                 )
     hdf5.write(path, arrays, env or env_id, metadata)
+    return note
 
 
-def _read(source: str) -> tuple[dict[str, np.ndarray], str, Mapping[str, Any]]:
-    """(arrays of the file, environment's id or "", metadata)."""
+def _read(
+    source: str, keys: dict[str, str]
+) -> tuple[dict[str, np.ndarray], str, Mapping[str, Any], str]:
+    """(arrays of the file, environment's id or "", metadata, what was not read by D4RL's names)."""
     if source.endswith(".npz"):
-        return _read_npz(source), "", {"name": Path(source).name}
+        arrays, note = _read_npz(source, keys)
+        return arrays, "", {"name": Path(source).name}, note
     if source.endswith(".partial"):
         header, arrays = log.read_arrays(Path(source))
-        return arrays, header["env_id"], header["metadata"]
+        return arrays, header["env_id"], header["metadata"], ""
+    if sources.is_file(source):
+        arrays, note = hdf5.read_layout(source, keys, order=True)
+        about = hdf5.read_attributes(source)
+        return arrays, str(about.pop("env_id", "")), about, note
     own = sources.source_of(source)
     if own is None or own.keeps_hdf5:
         raise UserError(
-            f"{source!r} cannot be converted; give minari/ and an id, an .npz file, or the "
+            f"{source!r} cannot be converted; give minari/ and an id, an HDF5 or .npz file, or the "
             ".partial file of a Recorder."
         )
     found = sources.load(source)
@@ -86,25 +99,23 @@ def _read(source: str) -> tuple[dict[str, np.ndarray], str, Mapping[str, Any]]:
     timeouts[found.transitions] = False
     columns = (found.observations, found.actions, found.rewards, found.terminals)
     arrays = dict(zip(REQUIRED, columns, strict=True), timeouts=timeouts)
-    return arrays, found.env_id or "", found.metadata
+    return arrays, found.env_id or "", found.metadata, ""
 
 
-def _read_npz(source: str) -> dict[str, np.ndarray]:
+def _read_npz(source: str, keys: dict[str, str]) -> tuple[dict[str, np.ndarray], str]:
     where = f"source {source!r}"
-    if not Path(source).is_file():
-        raise UserError(f"{where} does not exist; give the path of an .npz file.")
-    try:
-        with Path(source).open("rb") as raw:
-            file = np.load(raw, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            names = (*REQUIRED, "timeouts", *log.OPTIONAL)
-            return {key: file[key] for key in names if key in file}
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{where} could not be read ({error}); give an .npz file of plain arrays, as "
-            "numpy.savez writes it."
-        ) from error
+    names = reading.npz_keys(source, "source")
+    get = functools.cache(lambda key: reading.read_npz(source, "source", [key]).get(key))
+
+    def load(key: str, role: str) -> np.ndarray:
+        array = np.asarray(get(key))
+        if role or key in (*REQUIRED, "timeouts"):
+            return _array(role or key, array, where)
+        hdf5.check_array(key, array, where, any_shape=True)
+        return array.astype(np.float32)
+
+    table = layouts.Table(names, get, load)
+    return layouts.d4rl_layout(table, where, source, keys, order=True)
 
 
 def _checked(given: dict[str, Any], where: str) -> dict[str, np.ndarray]:

@@ -71,6 +71,8 @@ class Info:
     obs_std: Float[np.ndarray, " obs"]
     obs_min: Float[np.ndarray, " obs"]
     obs_max: Float[np.ndarray, " obs"]
+    read: str
+    """In words, what was not read by D4RL's names."""
     distance: Distance | None
     """None: D4RL's statistics of such a set are not known."""
 
@@ -102,6 +104,7 @@ def describe(dataset: Dataset, task: Task | None = None) -> Info:
         obs_std=std,
         obs_min=obs.min(0).astype(np.float64),
         obs_max=obs.max(0).astype(np.float64),
+        read=str(dataset.metadata.get("read", "")),
         distance=_distance(dataset.name, mean, std),
     )
 
@@ -155,6 +158,8 @@ def table(info: Info) -> RenderableType:
         ("saturated actions", f"{100 * info.saturated:.1f} % (per dimension: {per_dim})"),
     ):
         facts.add_row(key, value)
+    if info.read:
+        facts.add_row("read", info.read)
     parts: list[RenderableType] = [facts]
     columns = ["mean", "std", "min", "25 %", "median", "75 %", "max"]
     spreads = Table("episodes", *(Column(c, justify="right") for c in columns))

@@ -12,11 +12,10 @@ import numpy as np
 
 from stratdiff.data import hdf5
 from stratdiff.data.dataset import REQUIRED, finish_rows
+from stratdiff.data.layouts import OPTIONAL
 from stratdiff.errors import UserError
 from stratdiff.files import replacing
-
-OPTIONAL = ("infos/qpos", "infos/qvel", "infos/goal")
-"""Arrays that a log or a file may hold besides D4RL's own."""
+from stratdiff.reading import SMALL, parse_json, regular_file
 
 
 class Log:
@@ -143,8 +142,8 @@ def read_partial(partial: Path) -> tuple[dict[str, Any], np.ndarray]:
         UserError: it is no such log.
     """
     try:
-        with partial.open("rb") as file:
-            header = json.loads(file.readline())
+        with regular_file(partial, "log").open("rb") as file:
+            header = parse_json(file.readline(SMALL))
             header = {key: header[key] for key in ("env_id", "metadata", "sizes")}
             dtype = _record(header["sizes"])
             content = file.read()
