@@ -23,7 +23,7 @@ class BehaviourOptions:
     """Guidance scale w; 0: plain behaviour sampling."""
     inverse_temperature: Positive = 3.0
     """β in exp(w β Q), with Q in the suite's reference reward units."""
-    behaviour_steps: Steps = 500_000
+    behaviour_steps: Steps = 600_000
     """Updates of the behaviour diffusion model."""
     behaviour: BehaviourConfig = dataclasses.field(default_factory=BehaviourConfig)
 
@@ -77,7 +77,7 @@ class BehaviourScore(Stateless):
 
     def support_phase(self) -> StorePhase:
         """Support actions of D_off."""
-        sampling = ("solver_steps", "time_grid", "precision", "support_actions")
+        sampling = ("solver_steps", "solver", "precision", "support_actions")
         return StorePhase(
             "support", tuple(f"behaviour.{name}" for name in sampling), ("behaviour",)
         )

@@ -5,7 +5,7 @@ See docs/method.md, sections 2 to 4.
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ def guided_alignment(
 class GuidedOptions(BehaviourOptions):
     """Of the score by one guided sample."""
 
+    guidance: Literal["scaled", "exact"] = "scaled"
+    """The energy model learns β Q and its gradient is scaled by w, or it learns w β Q itself."""
     energy_steps: Steps = 100_000
     """Offline updates of the energy model."""
     energy: EnergyConfig = dataclasses.field(default_factory=EnergyConfig)
@@ -64,6 +66,11 @@ class Guided(BehaviourScore):
         """Whether the energy model plays a part."""
         return self.config.guidance_scale > 0
 
+    @property
+    def exact(self) -> bool:
+        """Whether the energy model learns w β Q, which makes π_0 the exact target for every w."""
+        return self.config.guidance == "exact"
+
     def init(self, keys: Key[Array, "2"]) -> Models:
         """Fresh models."""
         energy = self.energy.init(keys[1]) if self.steered else ()
@@ -88,8 +95,10 @@ class Guided(BehaviourScore):
                 models.energy, obs, support, self._beta_q(agent, obs, support), key
             )
 
-        reads, after = ("energy", "energy_steps", "inverse_temperature"), ("base", "support")
-        energy = Phase("energy", self.config.energy_steps, update, "energy", reads, after)
+        reads = ("energy", "energy_steps", "inverse_temperature", "guidance")
+        scale = ("guidance_scale",) if self.exact else ()
+        after = ("base", "support")
+        energy = Phase("energy", self.config.energy_steps, update, "energy", reads + scale, after)
         return self.behaviour_phase(), self.support_phase(), energy
 
     def store(
@@ -106,7 +115,8 @@ class Guided(BehaviourScore):
         score = self.model.score(state.behaviour.ema, obs)
         if self.steered:
             net = self.model.for_sampling(state.energy.net)
-            score = guided(score, lambda a, t: net(obs, a, t), self.config.guidance_scale)
+            scale = 1.0 if self.exact else self.config.guidance_scale
+            score = guided(score, lambda a, t: net(obs, a, t), scale)
         noise = jax.random.normal(key, action.shape)
         return guided_alignment(action, self.model.sample(score, noise))
 
@@ -122,4 +132,7 @@ class Guided(BehaviourScore):
         return Models(state.behaviour, energy), metrics
 
     def _beta_q(self, agent: AgentView, obs: Any, support: Any) -> Float[Array, "batch support"]:
-        return self.config.inverse_temperature * agent.q(obs, support)
+        temperature = self.config.inverse_temperature
+        if self.exact:
+            temperature *= self.config.guidance_scale
+        return temperature * agent.q(obs, support)
