@@ -34,6 +34,7 @@ BETA0, BETA1, T_MIN, SOLVER_STEPS = 0.1, 20.0, 1e-3, 8  # noise schedule, sampli
 Batch = namedtuple("Batch", "obs action reward next_obs terminal support", defaults=[None])
 Net = namedtuple("Net", "params opt")  # weights and the state of their optimiser
 Nets = namedtuple("Nets", "actor value critic target behaviour ema energy")  # all that learns
+log_alpha = lambda t: -(BETA1 - BETA0) * t**2 / 4 - BETA0 * t / 2
 DRAWS = "init iql behaviour support energy batch agent score energy2 support2 act"
 
 
@@ -65,11 +66,7 @@ def adam(net, loss, decay=1.0):  # (network after one step of Adam, loss)
     return Net(optax.apply_updates(net.params, updates), opt), value
 
 
-def log_alpha(t):  # of the VP-SDE (arXiv 2011.13456; section 1)
-    return -(BETA1 - BETA0) * t**2 / 4 - BETA0 * t / 2
-
-
-def schedule(t):  # α(t) and σ(t)
+def schedule(t):  # α(t) and σ(t) of the VP-SDE (arXiv 2011.13456; section 1)
     return jnp.exp(log_alpha(t)), jnp.sqrt(-jnp.expm1(2 * log_alpha(t)))
 
 
@@ -183,8 +180,7 @@ class StratDiff(NamedTuple):  # the method; its fields are the options of the co
             x0 = jnp.clip((x + sigma**2 * score(x, t)) / alpha, -1, 1)
             return shrink * x + gain * (x0 + jnp.where(i > 0, 0.5, 0) * (x0 - previous)), x0
 
-        x, _ = jax.lax.fori_loop(0, SOLVER_STEPS, step, (noise, jnp.zeros_like(noise)))
-        return jnp.clip(x, -1, 1)
+        return jnp.clip(jax.lax.fori_loop(0, SOLVER_STEPS, step, (noise, 0 * noise))[0], -1, 1)
 
     # KL between Gaussians around the action and a guided sample; low: offline-like (section 4).
     def alignment_scores(self, nets, batch, key):
