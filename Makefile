@@ -29,7 +29,7 @@ test-all: lint
 
 figures: setup
 	$(BIN)/python docs/figures/ring.py
-	$(BIN)/python docs/figures/solver_grids.py
+	$(BIN)/python docs/figures/solvers.py
 
 # d3rlpy pins an old Gymnasium, which plays no part in its updates.
 .venv/bench-ready: .venv/ready

@@ -201,10 +201,13 @@ def guided_actions(
     guidance_scale: float = 3.0,
     steps: int = 15,
 ) -> Tensor:
-    """One action per state by DPM-Solver++ (2M) with the score s_θ + w ∇f, t uniform."""
-    times = torch.linspace(1.0, T_MIN, steps + 1, device=obs.device)
+    """One action per state by DPM-Solver++ (2M) with the score s_θ + w ∇f, λ uniform."""
+    alphas, sigmas = alpha_sigma(torch.tensor([1.0, T_MIN]))
+    ends = torch.log(alphas / sigmas).tolist()
+    lambdas = torch.linspace(*ends, steps + 1, device=obs.device)
+    m = 2 * (BETA1 - BETA0) * F.softplus(-2 * lambdas)
+    times = m / ((torch.sqrt(BETA0**2 + m) + BETA0) * (BETA1 - BETA0))
     alphas, sigmas = alpha_sigma(times)
-    lambdas = torch.log(alphas / sigmas)
     # Python numbers: what follows is scalar arithmetic on the host.
     alpha, sigma, lam = alphas.tolist(), sigmas.tolist(), lambdas.tolist()
     x, previous, h_previous = noise, None, 0.0

@@ -31,7 +31,7 @@ from stratdiff.data.dataset import Dataset
 from stratdiff.data.device import DeviceData, to_device
 from stratdiff.data.made import recipes, store
 from stratdiff.diffusion.behaviour import BehaviourModel
-from stratdiff.diffusion.sampler import TimeGrid, guided
+from stratdiff.diffusion.sampler import Solver, guided
 from stratdiff.files import write_text
 from stratdiff.policy import Policy
 from stratdiff.scores.guided import guided_alignment
@@ -46,8 +46,9 @@ from stratdiff.training.summary import versions
 DATASET = "stratdiff/halfcheetah-medium-replay"
 SCALES = (3.0, 0.0)
 SUPPORTS = (4, 8, 16, 32)
-DEFAULT, BFLOAT, OTHER_NOISE = "guided 15 uniform", "guided 15 uniform bf16", "guided, other noise"
-ACCURATE = ("guided 15 lambda", "guided 50 lambda", "guided 50 uniform")
+DEFAULT, BFLOAT = "guided 15 multistep", "guided 15 multistep bf16"
+OTHER_NOISE = "guided, other noise"
+ACCURATE = ("guided 15 singlestep", "guided 50 multistep", "guided 51 singlestep")
 REFERENCES = {
     "kernel": "kernel density of unguided samples weighted by exp(w β Q̄): -log π_0(a|s)",
     "guided density": "kernel density of guided samples",
@@ -81,16 +82,16 @@ class Sizes:
     guided_samples: int = 32
     """Guided samples a state of the other references."""
     reference_steps: int = 50
-    solvers: tuple[tuple[int, TimeGrid], ...] = (
-        (15, "uniform"),
-        (5, "lambda"),
-        (6, "lambda"),
-        (8, "lambda"),
-        (15, "lambda"),
-        (50, "lambda"),
-        (50, "uniform"),
+    solvers: tuple[tuple[int, Solver], ...] = (
+        (15, "multistep"),
+        (5, "multistep"),
+        (6, "multistep"),
+        (8, "multistep"),
+        (15, "singlestep"),
+        (50, "multistep"),
+        (51, "singlestep"),
     )
-    """(steps, grid) of the guided scores that share their noise; the first is the default."""
+    """(evaluations, solver) of the guided scores of one noise; the first is the default."""
     block: int = 8
     """States whose reference samples are drawn together: their layers' values stay in cache."""
 
@@ -112,7 +113,7 @@ SMALL = Sizes(
     reference_samples=32,
     guided_samples=16,
     block=16,
-    solvers=((15, "uniform"), (5, "lambda"), (50, "lambda")),
+    solvers=((15, "multistep"), (5, "multistep"), (50, "multistep")),
 )
 
 
@@ -148,7 +149,11 @@ def train(sizes: Sizes, data: Dataset, clock: Clock) -> tuple[StratDiff, State, 
         online_steps=1,
         batch_size=sizes.training_batch,
         iql={"actor_hidden": sizes.hidden, "critic_hidden": sizes.hidden},
-        behaviour={"widths": sizes.widths, "batch_size": sizes.training_batch},
+        behaviour={
+            "widths": sizes.widths,
+            "batch_size": sizes.training_batch,
+            "learning_rate": 3e-4,
+        },
         energy={
             "hidden": sizes.energy_hidden,
             "batch_size": sizes.energy_batch,
@@ -295,36 +300,26 @@ def score_batch(
     keys = jax.random.split(key, 6)
     noise, other = (jax.random.normal(k, action.shape) for k in keys[:2])
     default = model(algorithm, precision="float32")
-    reference = model(
-        algorithm, precision="float32", solver_steps=sizes.reference_steps, time_grid="lambda"
-    )
-    support = {
-        grid: draw_support(
-            model(algorithm, support_actions=max(SUPPORTS), time_grid=grid), state, obs, keys[2]
-        )
-        for grid in ("uniform", "lambda")
-    }
+    reference = model(algorithm, precision="float32", solver_steps=sizes.reference_steps)
+    many_supports = model(algorithm, support_actions=max(SUPPORTS))
+    support = draw_support(many_supports, state, obs, keys[2])
     many = (state, obs, keys[3], action, sizes.reference_samples, (0.0, sizes.block))
     unguided = draw_many(reference, *many)
     scores: dict[float, dict[str, np.ndarray]] = {}
     numbers: dict[float, dict[str, float]] = {}
     for scale in SCALES:
         s: dict[str, Any] = {}
-        for steps, grid in sizes.solvers:
-            name = f"guided {steps} {grid}"
-            solver = model(algorithm, precision="float32", solver_steps=steps, time_grid=grid)
-            s[name] = guided_score(solver, state, rows, noise, scale)
+        for steps, kind in sizes.solvers:
+            solver = model(algorithm, precision="float32", solver_steps=steps, solver=kind)
+            s[f"guided {steps} {kind}"] = guided_score(solver, state, rows, noise, scale)
         s[BFLOAT] = guided_score(model(algorithm, precision="bfloat16"), state, rows, noise, scale)
         s[OTHER_NOISE] = guided_score(default, state, rows, other, scale)
         for m in SUPPORTS:
             s[f"support {m}"], weights = support_score(
-                algorithm, state, rows, support["uniform"][:, :m], (scale, False)
+                algorithm, state, rows, support[:, :m], (scale, False)
             )
             s[f"support {m} exact Q"], exact_weights = support_score(
-                algorithm, state, rows, support["uniform"][:, :m], (scale, True)
-            )
-            s[f"support {m} lambda"], _ = support_score(
-                algorithm, state, rows, support["lambda"][:, :m], (scale, False)
+                algorithm, state, rows, support[:, :m], (scale, True)
             )
         s["kernel"], w = support_score(algorithm, state, rows, unguided, (scale, True))
         half = sizes.reference_samples // 2
@@ -353,7 +348,7 @@ def score_batch(
                 (guided_q.mean(-1) - q.mean(-1)).mean()
             ),
             "kernel width of the kernel reference": float(support_std(unguided)),
-            "kernel width of a support of 16": float(support_std(support["uniform"][:, :16])),
+            "kernel width of a support of 16": float(support_std(support[:, :16])),
         }
         scores[scale] = {name: np.asarray(x) for name, x in s.items()}
     return scores, numbers

@@ -34,6 +34,7 @@ BETA0, BETA1, T_MIN, SOLVER_STEPS = 0.1, 20.0, 1e-3, 8  # noise schedule, sampli
 Batch = namedtuple("Batch", "obs action reward next_obs terminal support", defaults=[None])
 Net = namedtuple("Net", "params opt")  # weights and the state of their optimiser
 Nets = namedtuple("Nets", "actor value critic target behaviour ema energy")  # all that learns
+log_alpha = lambda t: -(BETA1 - BETA0) * t**2 / 4 - BETA0 * t / 2
 DRAWS = "init iql behaviour support energy batch agent score energy2 support2 act"
 
 
@@ -65,16 +66,14 @@ def adam(net, loss, decay=1.0):  # (network after one step of Adam, loss)
     return Net(optax.apply_updates(net.params, updates), opt), value
 
 
-def schedule(t):  # α(t), σ(t) and λ(t) = log(α/σ) of the VP-SDE (arXiv 2011.13456; section 1)
-    log_alpha = -(BETA1 - BETA0) * t**2 / 4 - BETA0 * t / 2
-    variance = -jnp.expm1(2 * log_alpha)
-    return jnp.exp(log_alpha), jnp.sqrt(variance), log_alpha - 0.5 * jnp.log(variance)
+def schedule(t):  # α(t) and σ(t) of the VP-SDE (arXiv 2011.13456; section 1)
+    return jnp.exp(log_alpha(t)), jnp.sqrt(-jnp.expm1(2 * log_alpha(t)))
 
 
 def perturb(action, shape, key):  # a_t = α(t) a + σ(t) z, t ~ U[T_MIN, 1] of this shape; also t, z
     t_key, noise_key = jr.split(key)
     t, noise = jr.uniform(t_key, shape, minval=T_MIN), jr.normal(noise_key, action.shape)
-    alpha, sigma, _ = schedule(t[..., None])
+    alpha, sigma = schedule(t[..., None])
     return alpha * action + sigma * noise, t, noise
 
 
@@ -167,20 +166,21 @@ class StratDiff(NamedTuple):  # the method; its fields are the options of the co
             guidance = jax.grad(lambda a: self.energy(nets.energy.params, a, t, obs).sum())
             return own if w is None else own + w * guidance(a)
 
-        lam = jnp.linspace(*schedule(jnp.array([1.0, T_MIN]))[2], SOLVER_STEPS + 1)
-        m = 2 * (BETA1 - BETA0) * jnp.logaddexp(0.0, -2 * lam)
-        t = m / ((jnp.sqrt(BETA0**2 + m) + BETA0) * (BETA1 - BETA0))  # the inverse of λ(t)
-        alpha, sigma, lam = schedule(t)
-        h = lam[1:] - lam[:-1]
+        ends = -0.5 * np.log(np.expm1(-2 * log_alpha(np.array([1.0, T_MIN]))))
+        lam = np.linspace(*ends, SOLVER_STEPS + 1)  # λ = log(α/σ)
+        m = 2 * (BETA1 - BETA0) * np.logaddexp(0, -2 * lam)
+        t = m / ((np.sqrt(BETA0**2 + m) + BETA0) * (BETA1 - BETA0))  # the inverse of λ(t)
+        alpha, sigma = (1 + np.exp(-2 * lam)) ** -0.5, (1 + np.exp(2 * lam)) ** -0.5
+        shrink, gain = sigma[1:] / sigma[:-1], alpha[1:] * (1 - np.exp(lam[0] - lam[1]))
+        constants = jnp.float32([t[:-1], alpha[:-1], sigma[:-1], shrink, gain])
 
         def step(i, carry):
             x, previous = carry
-            x0 = jnp.clip((x + sigma[i] ** 2 * score(x, t[i])) / alpha[i], -1, 1)
-            data = x0 + jnp.where(i > 0, h[i] / (2 * h[i - 1]), 0) * (x0 - previous)
-            return sigma[i + 1] / sigma[i] * x - alpha[i + 1] * jnp.expm1(-h[i]) * data, x0
+            t, alpha, sigma, shrink, gain = constants[:, i]
+            x0 = jnp.clip((x + sigma**2 * score(x, t)) / alpha, -1, 1)
+            return shrink * x + gain * (x0 + jnp.where(i > 0, 0.5, 0) * (x0 - previous)), x0
 
-        x, _ = jax.lax.fori_loop(0, SOLVER_STEPS, step, (noise, jnp.zeros_like(noise)))
-        return jnp.clip(x, -1, 1)
+        return jnp.clip(jax.lax.fori_loop(0, SOLVER_STEPS, step, (noise, 0 * noise))[0], -1, 1)
 
     # KL between Gaussians around the action and a guided sample; low: offline-like (section 4).
     def alignment_scores(self, nets, batch, key):

@@ -90,8 +90,13 @@ EVERYWHERE = {
     "iql.online_expectile": 0.99,
     "iql.max_target_actions": 10,
     "behaviour.widths": (512, 256, 128),
+    "behaviour_steps": 600_000,
+    "behaviour.learning_rate": 1e-4,
+    "behaviour.batch_size": 4096,
     "behaviour.ema": 0.999,
+    "behaviour.solver": "multistep",
     "behaviour.solver_steps": 15,
+    "guidance": "scaled",
     "energy.hidden": (256, 256, 256, 256),
     "inverse_temperature": 3.0,
 }
@@ -288,7 +293,8 @@ def test_a_config_of_version_0_1_is_read(method, alignment, base, tmp_path):
         "offline_steps": 30_000, "guidance_scale": 2.0, "rho": 0.4, "inverse_temperature": 2.0,
         "behaviour_steps": 4000, "energy_steps": 1000, "iql": {"expectile": 0.8},
         "behaviour": {
-            "widths": [128, 64, 32], "support_actions": 8, "solver_steps": 8, "time_grid": "lambda",
+            "widths": [128, 64, 32], "support_actions": 8, "solver_steps": 8,
+            "solver": "multistep", "learning_rate": 3e-4, "batch_size": 256,
         },
         "energy": {"hidden": [64, 64, 64]}, "online_steps": 5000, "eval_episodes": 20,
         "offline_eval_interval": 5000, "eval_interval": 1000, "log_interval": 250,
@@ -301,7 +307,8 @@ def test_a_config_of_version_0_1_is_read(method, alignment, base, tmp_path):
     assert words.keys().isdisjoint({"method", "alignment"})
     assert "inverse_temperature" not in words.get("energy", {})
     note = translated(json.loads(path.read_text()))[1]
-    for word in (repr(method), repr(alignment), f"score {score!r}", "inverse_temperature"):
+    words = ("inverse_temperature", "behaviour.time_grid 'lambda' as behaviour.solver 'multistep'")
+    for word in (repr(method), repr(alignment), f"score {score!r}", *words):
         assert word in note
     assert "\n" not in note
 
@@ -320,6 +327,7 @@ def test_todays_options_need_no_translation():
         ({"alignment": "kde"}, "--score is 'kde'; it must be one of none, random, guided, support"),
         ({"method": "base", "score": "support"}, "score 'support' is given, and method"),
         ({"method": "base", "energy": 5, "score": "none"}, "score 'none' is given"),
+        ({"behaviour": {"time_grid": "uniform"}}, "behaviour.time_grid is 'uniform', which this"),
     ],
 )
 def test_what_cannot_be_translated_is_one_sentence(options, said):

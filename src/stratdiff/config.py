@@ -272,9 +272,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "log_interval": 250,
         "behaviour": {
             "widths": (128, 64, 32),
+            "learning_rate": 3e-4,
+            "batch_size": 256,
             "support_actions": 8,
             "solver_steps": 8,
-            "time_grid": "lambda",
         },
         "energy": {"hidden": (64, 64, 64)},
     },
@@ -396,8 +397,8 @@ def read_table(path: str | Path) -> dict[str, Any]:
 def translated(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """(options in today's words, what was translated: '' for nothing).
 
-    Until version 0.1, `method` and `alignment` said what `score` says, and β stood with the energy
-    model's options.
+    Until version 0.1, `method` and `alignment` said what `score` says, β stood with the energy
+    model's options, and what is now the solver `multistep` was the time grid `lambda`.
     """
     out, said = dict(options), []
     if {"method", "alignment"} & options.keys():
@@ -417,6 +418,11 @@ def translated(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
         out["energy"] = {k: v for k, v in energy.items() if k != "inverse_temperature"}
         out["inverse_temperature"] = energy["inverse_temperature"]
         said.append("energy.inverse_temperature as inverse_temperature")
+    behaviour = out.get("behaviour")
+    if isinstance(behaviour, dict) and behaviour.get("time_grid") == "lambda":
+        kept = {k: v for k, v in behaviour.items() if k != "time_grid"}
+        out["behaviour"] = {"solver": "multistep"} | kept
+        said.append("behaviour.time_grid 'lambda' as behaviour.solver 'multistep'")
     note = f"options of an earlier version are read: {', '.join(said)}" if said else ""
     return out, note
 
@@ -453,6 +459,12 @@ def table_to_config(table: dict[str, Any], where: str) -> Config:
             raise UserError(
                 f"--base {run.base}, --score {run.score}, --split {run.split} and the run itself "
                 "have options of the same name; rename them in the class from outside."
+            )
+        behaviour = table.get("behaviour")
+        if "behaviour" in known and isinstance(behaviour, dict) and "time_grid" in behaviour:
+            raise UserError(
+                f"behaviour.time_grid is {behaviour['time_grid']!r}, which this version does not "
+                "have; leave it out, and write behaviour.solver = multistep or singlestep."
             )
         for key in _only(table, table.keys() - known - _options_of_parts().keys()):
             near = nearest(key, known | _options_of_parts().keys())

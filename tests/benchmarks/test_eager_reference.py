@@ -208,7 +208,7 @@ def test_defaults_are_ours():
     assert c.guidance_scale == guided_options.guidance_scale
     assert offline_like_count(RatioOptions().rho, c.batch_size) == round(c.rho * c.batch_size)
     assert (c.unet_widths, c.solver_steps) == (behaviour.widths, behaviour.solver_steps)
-    assert behaviour.time_grid == "uniform"
+    assert behaviour.solver == "multistep"
 
 
 def test_networks(learner, score_net, energy_net, rng):

@@ -42,7 +42,7 @@ def test_small(tmp_path, monkeypatch, capsys):
                 low = -1 if "correlation" in what else 0
                 assert low <= mean <= 1 + 1e-9
                 assert 0 <= error < 1
-        for name in (*ordering.REFERENCES, ordering.DEFAULT, "guided 50 lambda"):
+        for name in (*ordering.REFERENCES, ordering.DEFAULT, "guided 50 multistep"):
             assert scores[name][f"rank correlation: {name}"] == pytest.approx([1, 0])
             assert scores[name][f"same side: {name}"] == [1, 0]
         default = f"rank correlation: {ordering.DEFAULT}"

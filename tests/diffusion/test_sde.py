@@ -29,9 +29,8 @@ def test_sigma_equals_float64_formula_down_to_small_t():
 
 
 def test_lam_equals_float64_formula():
-    expected = log_alpha64(T32) - 0.5 * np.log(1 - np.exp(2 * log_alpha64(T32)))
-    # |λ| <= 5, of which float32 keeps 7 digits.
-    np.testing.assert_allclose(SDE.lam(T32), expected, atol=5e-6)
+    expected = log_alpha64(T) - 0.5 * np.log(1 - np.exp(2 * log_alpha64(T)))
+    np.testing.assert_allclose(SDE.lam(T), expected, rtol=0, atol=1e-11)
 
 
 def test_values_worked_by_hand():
@@ -57,12 +56,11 @@ def test_signal_and_noise_power_sum_to_one():
 
 @pytest.mark.parametrize("sde", [VPSDE(), VPSDE(0.5, 7.0)])
 def test_inverse_lam_returns_t(sde):
-    # dt/dλ is about t for small t, so an error of 5e-6 in λ is one of about 5e-6 in t, relatively.
-    np.testing.assert_allclose(sde.inverse_lam(sde.lam(T32)), T32, rtol=1e-5)
+    np.testing.assert_allclose(sde.inverse_lam(sde.lam(T)), T, rtol=1e-11)
 
 
 def test_lam_falls_with_t():
-    assert (np.diff(SDE.lam(T32)) < 0).all()
+    assert (np.diff(SDE.lam(T)) < 0).all()
 
 
 def test_perturb_mixes_action_and_noise():

@@ -47,7 +47,7 @@ def make_constants(config):
 
     iql, behaviour, energy = config.agent, config.scoring.behaviour, config.scoring.energy
     assert (config.base, config.score, config.split) == ("iql", "guided", "ratio")
-    assert (config.utd, config.offline_fraction, behaviour.time_grid) == (1, 0.5, "lambda")
+    assert (config.utd, config.offline_fraction, behaviour.solver) == (1, 0.5, "multistep")
     sde = BehaviourModel(behaviour, OBS, ACT).sde
     rates = iql.learning_rate, behaviour.learning_rate, energy.learning_rate
     return {

@@ -63,7 +63,8 @@ OTHERS = {
     "score": {"none": "random", "random": "none", "guided": "support", "support": "guided"},
     "split": {"": f"{__name__}:OtherSplit"},
     "recipe": {"locomotion": "antmaze"},
-    "behaviour.time_grid": {"uniform": "lambda", "lambda": "uniform"},
+    "behaviour.solver": {"multistep": "singlestep"},
+    "guidance": {"scaled": "exact"},
     "behaviour.precision": {"bfloat16": "float32"},
     "track": {"": [f"{__name__}:Sink"]},
     "seeds": {"": [5]},
@@ -282,6 +283,8 @@ def test_what_a_phase_reads_decides_its_key(tiny, tmp_path):
         ({"behaviour": {"widths": [8, 8]}}, {"behaviour", "support", "energy"}),
         ({"behaviour": {"support_actions": 5}}, {"support", "energy"}),
         ({"inverse_temperature": 1.0}, {"energy"}),
+        ({"behaviour": {"solver": "singlestep"}}, {"support", "energy"}),
+        ({"guidance": "exact"}, {"energy"}),
         ({"seeds": (1,)}, set(plain)),
     ):
         found = keys(**merged(options))

@@ -19,7 +19,7 @@ from stratdiff.scores.base import AgentView, Stateless
 class BehaviourOptions:
     """Of scores that draw actions from the behaviour policy."""
 
-    behaviour_steps: Steps = 500_000
+    behaviour_steps: Steps = 600_000
     """Updates of the behaviour diffusion model."""
     behaviour: BehaviourConfig = dataclasses.field(default_factory=BehaviourConfig)
 
@@ -75,7 +75,7 @@ class BehaviourScore(Stateless):
 
     def support_phase(self) -> StorePhase:
         """Support actions of D_off."""
-        sampling = ("solver_steps", "time_grid", "precision", "support_actions")
+        sampling = ("solver_steps", "solver", "precision", "support_actions")
         return StorePhase(
             "support", tuple(f"behaviour.{name}" for name in sampling), ("behaviour",)
         )

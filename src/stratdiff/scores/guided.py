@@ -5,7 +5,7 @@ See docs/method.md, sections 2 to 4.
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from stratdiff.options import Steps
 from stratdiff.phases import Phase, StorePhase
 from stratdiff.scores.base import AgentView
 from stratdiff.scores.behaviour import Models
-from stratdiff.scores.guidance import GuidanceOptions, GuidanceScore
+from stratdiff.scores.guidance import GuidanceOptions, GuidanceScore, log_scale_for
 
 # Standard deviation of the Gaussians around a and â. The order of a batch does not depend on it.
 GUIDED_STD = 0.1
@@ -39,6 +39,8 @@ def guided_alignment(
 class GuidedOptions(GuidanceOptions):
     """Of the score by one guided sample."""
 
+    guidance: Literal["scaled", "exact"] = "scaled"
+    """The energy model learns β Q and its gradient is scaled by w, or it learns w β Q itself."""
     energy_steps: Steps = 100_000
     """Offline updates of the energy model."""
     energy: EnergyConfig = dataclasses.field(default_factory=EnergyConfig)
@@ -67,6 +69,11 @@ class Guided(GuidanceScore):
         """Whether the energy model plays a part."""
         return self.config.guidance_scale != 0
 
+    @property
+    def exact(self) -> bool:
+        """Whether the energy model learns w β Q, which makes π_0 the exact target for every w."""
+        return self.config.guidance == "exact"
+
     def init(self, keys: Key[Array, "2"]) -> Models:
         """Fresh models."""
         models = super().init(keys)
@@ -89,10 +96,16 @@ class Guided(GuidanceScore):
             index = data.sample_index(batch_key, self.config.energy.batch_size)
             obs, support = data.states(data.rows[index]), stored[index]
             beta_q = self.beta_q(agent, obs, support)
+            if self.exact and self.automatic:  # no online batch has told the scale yet
+                beta_q *= jnp.exp(log_scale_for(beta_q, self.config.guidance_information)[0])
+            elif self.exact:
+                beta_q *= self.scale(models)
             return self.energy.update(models.energy, obs, support, beta_q, key)
 
-        reads, after = ("energy", "energy_steps", "inverse_temperature"), ("base", "support")
-        energy = Phase("energy", self.config.energy_steps, update, "energy", reads, after)
+        reads = ("energy", "energy_steps", "inverse_temperature", "guidance")
+        scale = ("guidance_scale", "guidance_information") if self.exact else ()
+        after = ("base", "support")
+        energy = Phase("energy", self.config.energy_steps, update, "energy", reads + scale, after)
         return self.behaviour_phase(), self.support_phase(), energy
 
     def store(
@@ -109,7 +122,8 @@ class Guided(GuidanceScore):
         score = self.model.score(state.behaviour.ema, obs)
         if self.steered:
             net = self.model.for_sampling(state.energy.net)
-            score = guided(score, lambda a, t: net(obs, a, t), self.scale(state))
+            scale = 1.0 if self.exact else self.scale(state)
+            score = guided(score, lambda a, t: net(obs, a, t), scale)
         noise = jax.random.normal(key, action.shape)
         return guided_alignment(action, self.model.sample(score, noise))
 
@@ -122,6 +136,8 @@ class Guided(GuidanceScore):
         obs = batch.transitions.obs
         state, found = super().update(state, agent, batch, key)
         beta_q = self.beta_q(agent, obs, batch.stored)
+        if self.exact:
+            beta_q *= self.scale(state)
         energy, metrics = self.energy.update(state.energy, obs, batch.stored, beta_q, key)
         return Models(state.behaviour, energy, state.guidance), metrics | found
 
