@@ -142,10 +142,13 @@ def _words(args):
 
 
 def _prepare(job):
-    """What a job asks for besides its call: `cwd`, `env`, `memory` and `file_size` (bytes),
-    `signal` ([number, of which change below `root`]), and `changes`, a file for their count."""
+    """What a job asks for besides its call: `cwd`, `env`, `memory` and `file_size` (bytes), streams
+    that are `full`, `signal` ([number, of which change below `root`]), `changes`: a file for their
+    count."""
     os.chdir(job.get("cwd", "."))
     os.environ.update(job.get("env", {}))
+    for name in job.get("full", ()):
+        os.dup2(os.open("/dev/full", os.O_WRONLY), getattr(sys, name).fileno())
     if "memory" in job:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + job["memory"]

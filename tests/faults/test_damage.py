@@ -226,5 +226,3 @@ def test_an_experiment(trial, forks, small_data, tmp_path):
         refused(outcome)
     else:
         assert json.loads(outcome.text.split("cells ")[1])
-
-
