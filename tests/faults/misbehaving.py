@@ -13,7 +13,7 @@ from pointmass import PointMass
 
 from stratdiff.training.evaluate import episode_seed
 
-AT = 70
+AT = 45
 """The step of training, counted over its episodes, from which an environment misbehaves."""
 TRAINING = {episode_seed(0, 0, number) for number in range(9)}
 """The environment seeds of a run's training episodes; its evaluations have others."""

@@ -48,7 +48,7 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
-    def wait(self, timeout=120.0):
+    def wait(self, timeout=300.0):
         """Its outcome; the whole session is killed at the time limit."""
         answer = self._server.ask({"wait": self.pid, "timeout": timeout})
         text = self._output.read_text(errors="replace")
@@ -77,7 +77,7 @@ class Server:
         """A child that runs a command; see `_prepare` for what a job may hold."""
         return self._start({"call": call, "args": [_words(args)] if call == MAIN else args, **job})
 
-    def run(self, *args, timeout=120.0, **job):
+    def run(self, *args, timeout=300.0, **job):
         """The outcome of a command in a child."""
         return self.start(*args, **job).wait(timeout)
 
@@ -273,6 +273,8 @@ def _main():
     count = _prepare(job)
     # A command ends as its process does; what a program calls, as the command would.
     code = _function(job)(*job["args"]) if job["call"] == MAIN else _do(job)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the command is over; Python alone ends
+        signal.signal(number, signal.SIG_IGN)
     if "changes" in job:
         Path(job["changes"]).write_text(str(count()))
     return code

@@ -57,14 +57,14 @@ def answer(outcome, expected, found, what):
 def cut(forks, warm, small_data, guided, tmp_path_factory):
     """A run of all phases that was killed in its online phase."""
     run = tmp_path_factory.mktemp("cut") / "run"
-    moment = int(guided.changes * 0.8)
+    moment = int(guided.changes * 0.9)
     options = {"root": str(run), "signal": [signal.SIGKILL, moment]}
     outcome = forks.run(*command(small_data, run, "guided"), **options)
     assert outcome.code == -signal.SIGKILL and (run / "support.npy").exists()
     return run
 
 
-@pytest.mark.parametrize("trial", trials(120, core=0))
+@pytest.mark.parametrize("trial", trials(100, core=0))
 def test_a_run_that_is_resumed(trial, warm, cut, guided, tmp_path):
     rng, run = random("cut run", trial), tmp_path / "run"
     shutil.copytree(cut, run)
@@ -73,7 +73,7 @@ def test_a_run_that_is_resumed(trial, warm, cut, guided, tmp_path):
     answer(outcome, guided.result, lambda: result(run), what)
 
 
-@pytest.mark.parametrize("trial", trials(40, core=0))
+@pytest.mark.parametrize("trial", trials(50, core=0))
 def test_a_finished_run(trial, warm, plain, tmp_path):
     """Resumed, reported or evaluated."""
     rng, run = random("finished run", trial), tmp_path / "run"

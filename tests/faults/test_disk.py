@@ -108,10 +108,10 @@ def test_a_comparison(trial, forks, disk, small_data, plain, tmp_path):
     (tmp_path / "spec.toml").write_text(spec(small_data, ["none"]))
     arguments = ("compare", tmp_path / "spec.toml", "--out", out, "--trust-modules")
     limits = disk.leave(int((trial + rng.random()) / 2 * used(plain.directory)))
-    outcome = forks.run(*arguments, timeout=300, **limits)
+    outcome = forks.run(*arguments, **limits)
     stopped(outcome)
     disk.free()
-    well(forks.run(*arguments, timeout=300))
+    well(forks.run(*arguments))
     same(result(out / "point" / "none"), plain.result)
 
 

@@ -56,13 +56,13 @@ def chain(forks, data, whole, kind, run, rng, kills):
     assert names(run) == names(whole.directory)
 
 
-@pytest.mark.parametrize("trial", trials(20, core=0))
+@pytest.mark.parametrize("trial", trials(18, core=0))
 def test_a_run(trial, forks, small_data, plain, tmp_path, record_property):
     record_property("trials", 3)
     chain(forks, small_data, plain, "none", tmp_path / "run", random("run", trial), 3)
 
 
-@pytest.mark.parametrize("trial", trials(6, core=0))
+@pytest.mark.parametrize("trial", trials(5, core=0))
 def test_a_run_of_all_phases(trial, forks, small_data, guided, tmp_path, record_property):
     record_property("trials", 3)
     chain(forks, small_data, guided, "guided", tmp_path / "run", random("phases", trial), 3)
@@ -76,7 +76,7 @@ def test_a_comparison(trial, forks, small_data, plain, guided, tmp_path, record_
     arguments = ("compare", tmp_path / "spec.toml", "--out", out, "--trust-modules")
     for _ in range(2):
         kill(forks, arguments, rng, 8 + plain.seconds + guided.seconds)
-    well(forks.run(*arguments, timeout=300))
+    well(forks.run(*arguments))
     for whole in (plain, guided):
         run = out / "point" / whole.directory.name
         same(result(run), whole.result)
@@ -122,7 +122,7 @@ def test_a_made_set(trial, forks, made, tmp_path, record_property):
     assert names(tmp_path) == {file.name}
 
 
-@pytest.mark.parametrize("trial", trials(10, core=3))
+@pytest.mark.parametrize("trial", trials(12, core=3))
 def test_a_conversion(trial, forks, small_data, recording, tmp_path):
     rng, out = random("convert", trial), tmp_path / "out" / "set.hdf5"
     arguments = ("data", "convert", recording, out)
