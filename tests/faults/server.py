@@ -207,6 +207,7 @@ def _into(path, old=(1, 2)):
 
 
 def _inline(job):
+    os.environ.update(job.get("env", {}))
     kept = _into(job["output"])
     try:
         return _do(job)
