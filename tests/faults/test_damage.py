@@ -169,7 +169,7 @@ def test_a_data_file(trial, forks, small_data, tmp_path):
     arguments = ("data", "info", path, "--json")
     expected = forks.run(*arguments).text
     what = damage(path, rng)
-    outcome = forks.run(*arguments, timeout=30)
+    outcome = forks.run(*arguments, timeout=60)
     answer(outcome, expected, lambda: outcome.text, what)
 
 
@@ -193,8 +193,14 @@ def converted(forks, path, harm, rng, folder):
     whole, out = folder / "whole.hdf5", folder / "out.hdf5"
     assert forks.run("data", "convert", path, whole).code == 0
     what = harm(path, rng)
-    outcome = forks.run("data", "convert", path, out, timeout=30)
-    answer(outcome, arrays(whole), lambda: arrays(out), what)
+    outcome = forks.run("data", "convert", path, out, timeout=60)
+    expected = arrays(whole)
+    if path.suffix == ".partial" and "cut off" in what and outcome.code == 0:
+        # As after a crash: what is there is kept, and its last row closes the trajectory.
+        kept = arrays(out)["rewards"][:-1]
+        assert kept == expected["rewards"][: len(kept)], what
+        return
+    answer(outcome, expected, lambda: arrays(out), what)
 
 
 def arrays(path):

@@ -28,7 +28,7 @@ STOPPED = {
     "RaisesInStep": "gripper is stuck",
     "RaisesInEvaluation": "second arm is missing",
     "ExitsInStep": "licence expired",
-    "ExitsWithZero": "exit",
+    "ExitsWithZero": "[Ee]xit",
     "NotANumberObserved": "nan|NaN|finite",
     "InfiniteReward": "inf|finite",
     "WrongShapeLater": "shape",
