@@ -272,8 +272,11 @@ def _main():
         os.close(fd)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     count = _prepare(job)
-    # A command ends as its process does; what a program calls, as the command would.
-    code = _function(job)(*job["args"]) if job["call"] == MAIN else _do(job)
+    if job["call"] == MAIN:  # the program itself, with its signals and streams
+        sys.argv = ["stratdiff", *job["args"][0]]
+        code = _function(job)()
+    else:
+        code = _do(job)
     for number in (signal.SIGINT, signal.SIGTERM):  # the command is over; Python alone ends
         signal.signal(number, signal.SIG_IGN)
     if "changes" in job:
