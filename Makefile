@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all lint figures bench
+.PHONY: setup demo test test-all test-faults lint figures bench
 
 setup: .venv/ready
 
@@ -24,8 +24,13 @@ lint: setup
 test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
 
+# All but the fault suite, of which it runs what `make test` runs.
 test-all: lint
-	$(BIN)/pytest -n 2 --dist worksteal -m ''
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not faults'
+
+# Kills, damage, full disks, hostile files, misbehaving environments: docs/reliability.md.
+test-faults: setup
+	$(BIN)/pytest -n 2 --dist worksteal -m '' tests/faults
 
 figures: setup
 	$(BIN)/python docs/figures/ring.py
