@@ -6,6 +6,7 @@ process that dies.
 
 import contextlib
 import errno
+import glob
 import json
 import mmap
 import os
@@ -75,16 +76,39 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         RunStopped: the folder cannot be written; nothing is left behind.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = partial_of(path)
     try:
         with writing(path):
             yield partial
             os.replace(partial, path)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        _remove(partial)
+
+
+def partial_of(path: Path) -> Path:
+    """Where this process writes what becomes `path`; what killed processes left there goes."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        number = left.name.rpartition(".")[2]
+        if number.isdecimal() and not _is_alive(int(number)):
+            _remove(left)
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -186,8 +210,7 @@ def lock_directory(directory: Path, wait: float = 0) -> Iterator[None]:
             "another --out."
         ) from error
     for left in directory.glob(".*.[0-9]*"):  # by `replacing`, in a process that was killed
-        with contextlib.suppress(OSError):
-            left.unlink()
+        _remove(left)
     try:
         yield
     finally:

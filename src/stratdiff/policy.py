@@ -13,7 +13,7 @@ from jaxtyping import Float
 from safetensors.numpy import save
 
 from stratdiff.errors import UserError
-from stratdiff.files import replacing
+from stratdiff.files import checksum, replacing
 from stratdiff.reading import parse_json, read_safetensors
 
 Kind = Literal["squashed", "gaussian"]
@@ -103,6 +103,7 @@ class Policy:
         if self.log_std is not None:
             tensors["log_std"] = self.log_std
         metadata = {"kind": self.kind, "about": json.dumps(self.metadata)}
+        metadata["crc32"] = str(_sum(tensors, metadata))
         with replacing(path) as partial:
             partial.write_bytes(
                 save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata)
@@ -118,6 +119,9 @@ class Policy:
         stored, metadata = read_safetensors(path, "policy file")
         try:
             tensors = {name: tensor.astype(np.float32) for name, tensor in stored.items()}
+            sum_ = metadata.pop("crc32", None)  # earlier versions have none
+            if sum_ is not None and sum_ != str(_sum(stored, metadata)):
+                raise ValueError("its checksum is another")
             kind: Any = metadata["kind"]
             about = parse_json(metadata["about"])
             if not isinstance(about, dict):
@@ -135,6 +139,12 @@ class Policy:
                 f"metadata (kind, about) are wrong ({error})."
             ) from error
         return cls(kind, layers, mean, std, log_std, about)
+
+
+def _sum(tensors: dict[str, Floats], metadata: dict[str, str]) -> int:
+    """A checksum of everything in the file."""
+    parts = {name: [str(x.dtype), *x.shape, checksum(x)] for name, x in tensors.items()}
+    return checksum(json.dumps([parts, metadata], sort_keys=True).encode())
 
 
 def _check_shapes(

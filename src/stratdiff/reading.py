@@ -193,7 +193,7 @@ def read_safetensors(path: str | Path, what: str) -> tuple[dict[str, np.ndarray]
         with safe_open(path, "np") as tensors:
             names, metadata = tensors.keys(), tensors.metadata() or {}
             return {name: tensors.get_tensor(name) for name in names}, metadata
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, MemoryError, SafetensorError) as error:
         raise _unreadable(path, what, "safetensors", error) from error
 
 

@@ -18,8 +18,8 @@ from stratdiff.cpu import aligned_empty
 from stratdiff.data import episodes, layouts
 from stratdiff.data.dataset import REQUIRED, Dataset, from_arrays
 from stratdiff.data.sources import Entry, Progress, Source
-from stratdiff.errors import UserError, some
-from stratdiff.files import replacing
+from stratdiff.errors import RunStopped, UserError, some
+from stratdiff.files import replacing, seal
 from stratdiff.reading import OVERHEAD, check_declared, regular_file
 from stratdiff.tasks import find_task
 
@@ -164,11 +164,14 @@ def write(
     arrays: Mapping[str, np.ndarray],
     env_id: str,
     metadata: Mapping[str, str | int | float] | None = None,
+    sealed: bool = False,
 ) -> None:
     """Write a D4RL-format file beside `path`, then rename it; `metadata` become attributes.
 
+    HDF5's own checksums tell damage of the arrays; `sealed`: one of the whole file (`files.seal`).
+
     Raises:
-        UserError: the disk is full or the folder cannot be written; nothing is left behind.
+        RunStopped: the disk is full or the folder cannot be written; nothing is left behind.
     """
     import h5py
 
@@ -180,17 +183,19 @@ def write(
             needed = sum(array.nbytes for array in arrays.values()) + OVERHEAD
             free = shutil.disk_usage(path.parent).free
             if free < needed:
-                raise UserError(
+                raise RunStopped(
                     f"data file {str(path)!r} could not be written: it needs "
                     f"{needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free; free some "
                     "space or choose another folder."
                 )
             with h5py.File(partial, "w") as file:
                 for key, array in arrays.items():
-                    file.create_dataset(key, data=array)
+                    file.create_dataset(key, data=array, fletcher32=array.size > 0 or None)
                 file.attrs.update({"env_id": env_id, **(metadata or {})})
+            if sealed:
+                seal(partial)
     except (OSError, RuntimeError) as error:
-        raise UserError(
+        raise RunStopped(
             f"data file {str(path)!r} could not be written ({_reason(error)}); choose a folder "
             "that can be written and has space."
         ) from error

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stratdiff.config import translated
+from stratdiff.files import summed
 from stratdiff.report.runs import LeftOut, Run, Series, clean
 from stratdiff.report.statistics import finite_mean
 from stratdiff.splits import QUANTILES
@@ -106,7 +107,10 @@ def to_json(runs: Sequence[Run], left_out: Sequence[LeftOut]) -> str:
     kept = [_plain({key: getattr(run, key) for key in _KEPT}) for run in runs]
     lines = ",\n".join(json.dumps(run, separators=(",", ":")) for run in kept)
     missing = ",\n".join(json.dumps(x._asdict()) for x in left_out)
-    return f'{{"format": "{FORMAT}",\n"left_out": [\n{missing}\n],\n"runs": [\n{lines}\n]}}\n'
+    whole = {"format": FORMAT, "left_out": [x._asdict() for x in left_out], "runs": kept}
+    number = summed(whole)["crc32"]
+    head = f'"format": "{FORMAT}", "crc32": {number}'
+    return f'{{{head},\n"left_out": [\n{missing}\n],\n"runs": [\n{lines}\n]}}\n'
 
 
 def _expect(holds: Any, what: str) -> None:

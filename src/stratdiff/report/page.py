@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stratdiff.errors import UserError
+from stratdiff.files import partial_of
 from stratdiff.report import compact, figures, results, tables
 from stratdiff.report.comparison import Found, aggregates, blocks, notes, over_base
 from stratdiff.report.panels import Figure
@@ -33,7 +33,8 @@ def report(paths: Sequence[str], out: str) -> tuple[list[Run], list[LeftOut]]:
     runs, left_out = results.read(paths)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        partial = partial_of(target.absolute())
+        partial.mkdir()
     except OSError as error:
         raise UserError(f"--out {out!r} cannot be made: {error}.") from error
     try:
@@ -88,6 +89,7 @@ def _check_out(target: Path) -> None:
 def _move(partial: Path, target: Path) -> None:
     """Put the new files in place and take away those that an earlier report left."""
     wanted = [p.relative_to(partial) for p in sorted(partial.rglob("*")) if p.is_file()]
+    wanted.sort(key=lambda path: path.name != "index.html")  # it tells whose folder this is
     for path in wanted:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial / path, target / path)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stratdiff.errors import UserError
+from stratdiff.files import unsummed
 from stratdiff.reading import read_json
 from stratdiff.report.compact import FORMAT, compact, from_compact
 from stratdiff.report.runs import TITLES, LeftOut, Run, Series, by_task, clean, differing, title
@@ -81,15 +82,17 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise _Unusable(str(error)) from error
     if not isinstance(data, dict):
         raise _Unusable(f"{path.name} does not hold one JSON object")
-    return data
+    try:
+        return unsummed(data) if "crc32" in data else data
+    except ValueError as error:
+        raise _Unusable(f"{path.name} is damaged: {error}") from error
 
 
 def _read_directory(directory: Path) -> Run:
     config = _read_json(directory / "config.json")
+    log = directory / "metrics.jsonl"
     try:
-        records = read_metrics(directory / "metrics.jsonl")
-    except FileNotFoundError:
-        records = []
+        records = read_metrics(log) if log.exists() else []
     except (OSError, ValueError, RecursionError, UserError) as error:
         raise _Unusable(f"metrics.jsonl could not be read ({error})") from error
     try:

@@ -8,7 +8,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ import numpy as np
 
 from stratdiff.errors import UserError
 from stratdiff.files import summed, unsummed, writing
+from stratdiff.reading import regular_file
 from stratdiff.sinks.base import LogPoint
 
 NAME = "metrics.jsonl"
+_LONGEST = 2**22
 
 
 class MetricsLog:
@@ -26,6 +28,8 @@ class MetricsLog:
 
     def __init__(self, directory: Path, config: dict[str, Any]) -> None:
         self.path = directory / NAME
+        if self.path.exists():
+            regular_file(self.path, "metrics")
         with writing(self.path):
             self._file = self.path.open("ab")
 
@@ -37,8 +41,7 @@ class MetricsLog:
             RunStopped: it cannot be read or cut off.
         """
         with writing(self.path):
-            lines = self.path.read_bytes().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n")]
+            whole = [*_lines(self.path)]
         if len(whole) < points:
             raise UserError(
                 f"{str(self.path)!r} has {len(whole)} log points, its checkpoint was taken at "
@@ -89,10 +92,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         UserError: a line is damaged, other than one that was cut off.
     """
     records: list[dict[str, Any]] = []
-    lines = path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines, 1):
-        if number == len(lines) and not line.endswith(b"\n"):
-            break
+    for number, line in enumerate(_lines(path), 1):
         try:
             records.append(_record(line))
         except (ValueError, OverflowError, RecursionError) as error:
@@ -101,6 +101,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 "copy, or remove the run and train again."
             ) from error
     return records
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The whole lines of a file; one that is longer than any of ours comes in pieces.
+
+    Raises:
+        UserError: it is no file.
+    """
+    with regular_file(path, "metrics").open("rb") as file:
+        while line := file.readline(_LONGEST):
+            if line.endswith(b"\n") or len(line) == _LONGEST:
+                yield line
 
 
 def _record(line: bytes) -> dict[str, Any]:

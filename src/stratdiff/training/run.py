@@ -18,7 +18,7 @@ from stratdiff.data import sources
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.device import to_device
 from stratdiff.errors import BadEnvironment, RunStopped, TrainingDiverged, UserError
-from stratdiff.files import lock_directory, undoing, write_text, writing
+from stratdiff.files import lock_directory, summed, undoing, write_text, writing
 from stratdiff.phases import Phase, StorePhase
 from stratdiff.policy import Policy
 from stratdiff.sinks.base import SINKS, LogPoint, Sink
@@ -338,7 +338,8 @@ class Run:
         summary = summarize(
             self.config, self.task, self.dataset, self.position, updates, agent, records
         )
-        write_text(self.directory / "summary.json", json.dumps(summary, indent=2) + "\n")
+        text = json.dumps(summed(summary), indent=2) + "\n"
+        write_text(self.directory / "summary.json", text)
         for sink in self.sinks:
             try:
                 sink.finish(summary)

@@ -17,7 +17,7 @@ from stratdiff.data.made.recipes import RECIPES, STITCHED, VERSION, MadeSet, fin
 from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.envs.mazes import HORIZONS
 from stratdiff.errors import UserError
-from stratdiff.files import check_seal, lock_file, replacing, seal
+from stratdiff.files import check_seal, lock_file
 from stratdiff.reading import expanded, home
 from stratdiff.tasks import facts
 
@@ -78,6 +78,7 @@ def make(
         raise UserError(f"--size is {size}; it must be 2 rows or more.")
     path = cached(name, size, seed)
     if _is_whole(path):
+        shutil.rmtree(_parts(path), ignore_errors=True)  # of a process that was killed at the end
         return path
     try:
         with lock_file(path):
@@ -90,6 +91,11 @@ def make(
             "STRATDIFF_CACHE."
         ) from error
     return path
+
+
+def _parts(path: Path) -> Path:
+    """Where the chunks of a set are while it is made."""
+    return path.with_suffix(".parts")
 
 
 def _is_whole(path: Path) -> bool:
@@ -107,7 +113,7 @@ def _make(
     """Write the set into `path`."""
     from stratdiff.data.made import lanes, workers  # they load the simulator
 
-    work = path.with_suffix(".parts")
+    work = _parts(path)
     if recipe.variant in STITCHED:
         arrays = _stitch(recipe, size, seed, progress, jobs)
     else:
@@ -115,9 +121,7 @@ def _make(
         arrays = workers.collect(lanes.Part(recipe, size, seed), work, jobs, progress)
     versions = {key: metadata.version(key) for key in ("mujoco", "gymnasium", "stratdiff")}
     about: dict[str, str | int] = {**versions, "name": recipe.name, "recipe": VERSION, "seed": seed}
-    with replacing(path) as partial:
-        hdf5.write(partial, arrays, recipe.env_id, about)
-        seal(partial)
+    hdf5.write(path, arrays, recipe.env_id, about, sealed=True)
     shutil.rmtree(work, ignore_errors=True)
 
 

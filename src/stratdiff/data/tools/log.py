@@ -13,9 +13,12 @@ import numpy as np
 from stratdiff.data import hdf5
 from stratdiff.data.dataset import REQUIRED, finish_rows
 from stratdiff.data.layouts import OPTIONAL
-from stratdiff.errors import UserError
-from stratdiff.files import replacing
+from stratdiff.errors import RunStopped, UserError
+from stratdiff.files import checksum, replacing
 from stratdiff.reading import SMALL, parse_json, regular_file
+
+# The checksum of a row, its last four bytes.
+_SUM = "crc32"
 
 
 class Log:
@@ -51,7 +54,7 @@ class Log:
         # A crash while this is written loses nothing of an older log.
         with replacing(self.partial) as fresh, fresh.open("wb") as file:
             file.write(json.dumps(self.header).encode() + b"\n")
-            file.write(rows.tobytes())
+            file.write(_summed(rows).tobytes())
         self._file = self.partial.open("ab")
 
     def _check(
@@ -89,7 +92,7 @@ class Log:
         record = np.zeros(1, self.dtype)
         for key, value in row.items():
             record[key] = value
-        self._guard(self._file.write, record.tobytes())
+        self._guard(self._file.write, _summed(record).tobytes())
 
     def flush(self) -> None:
         """Hand the rows to the system, so that they outlive this process."""
@@ -111,7 +114,7 @@ class Log:
         try:
             call(*arguments)
         except OSError as error:
-            raise UserError(
+            raise RunStopped(
                 f"{str(self.partial)!r} could not be written ({error}); make room on the disk, "
                 f"then keep what is in it: stratdiff data convert {self.partial} {self.path}."
             ) from error
@@ -119,7 +122,19 @@ class Log:
 
 def _record(sizes: dict[str, int]) -> np.dtype:
     columns: list[Any] = [(key, "<f4", (size,)) for key, size in sizes.items()]
-    return np.dtype([*columns, ("rewards", "<f4"), ("terminals", "?"), ("timeouts", "?")])
+    flags = [("rewards", "<f4"), ("terminals", "?"), ("timeouts", "?"), (_SUM, "<u4")]
+    return np.dtype([*columns, *flags])
+
+
+def _sums(rows: np.ndarray) -> list[int]:
+    """The checksum of every row."""
+    size, content = rows.dtype.itemsize, rows.tobytes()
+    return [checksum(content[i : i + size - 4]) for i in range(0, len(content), size)]
+
+
+def _summed(rows: np.ndarray) -> np.ndarray:
+    rows[_SUM] = _sums(rows)
+    return rows
 
 
 def _closed(rows: np.ndarray) -> np.ndarray:
@@ -152,7 +167,14 @@ def read_partial(partial: Path) -> tuple[dict[str, Any], np.ndarray]:
             f"{str(partial)!r} is no log of a Recorder ({error}); give the .partial file that the "
             "Recorder left."
         ) from error
-    return header, _closed(np.frombuffer(content, dtype, len(content) // dtype.itemsize))
+    rows = np.frombuffer(content, dtype, len(content) // dtype.itemsize)
+    damaged = np.flatnonzero(rows[_SUM] != np.array(_sums(rows), np.uint32))
+    if len(damaged):
+        raise UserError(
+            f"log {str(partial)!r} is damaged: row {damaged[0]} of {len(rows)} has another "
+            "checksum; put the file back from a copy, or record again."
+        )
+    return header, _closed(rows)
 
 
 def read_arrays(partial: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -162,5 +184,5 @@ def read_arrays(partial: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         UserError: it is no such log.
     """
     header, rows = read_partial(partial)
-    names = rows.dtype.names or ()
+    names = [name for name in rows.dtype.names or () if name != _SUM]
     return header, finish_rows({key: np.ascontiguousarray(rows[key]) for key in names})
