@@ -108,7 +108,7 @@ def test_rewards_of_the_antmaze_recipe(rewards, said):
         check_goal_rewards(np.array(rewards, np.float32), "it")
     check_goal_rewards(np.array([0, 1, 1.0]), "it")
     with pytest.raises(RunStopped):
-        check_goal_rewards(np.array(rewards), "it", RunStopped)
+        check_goal_rewards(np.array(rewards, np.float64), "it", RunStopped)
 
 
 def test_dense_rewards_under_the_antmaze_recipe(tiny, tmp_path):
