@@ -120,8 +120,8 @@ def is_file(name: str) -> bool:
 
 
 def absolute(name: str) -> str:
-    """A file's path from the root; any other name as it is."""
-    return str(Path(name).absolute()) if is_file(name) else name
+    """The path of a file that is there from the root; any other name as it is."""
+    return str(Path(name).absolute()) if is_file(name) and Path(name).exists() else name
 
 
 def source_of(name: str) -> Source | None:
