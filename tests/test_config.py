@@ -20,10 +20,10 @@ from stratdiff.config import (
     make_config,
     of_other_part,
     read_config,
-    translated,
 )
 from stratdiff.errors import UserError
 from stratdiff.options import NoOptions
+from stratdiff.presets import translated
 from stratdiff.scores.guidance import GuidanceOptions
 from stratdiff.scores.guided import GuidedOptions
 from stratdiff.splits import RatioOptions

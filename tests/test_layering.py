@@ -23,7 +23,8 @@ ROWS = (
     {"agents", "scores", "splits"},
     {"phases"},
     {"diffusion", "data", "envs", "tasks"},
-    {"policy", "nn", "cpu", "options", "registry", "files", "process", "reading", "errors"},
+    {"policy", "nn", "cpu", "options", "presets"},
+    {"registry", "files", "process", "reading", "errors"},
 )
 ROW = {name: number for number, names in enumerate(ROWS) for name in names}
 ENVIRONMENT = re.compile(

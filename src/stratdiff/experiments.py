@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stratdiff import process, registry
-from stratdiff.config import Config, config_of, difference, override, read_config, table_to_config
+from stratdiff.config import Config, config_of, difference, read_config, table_to_config
 from stratdiff.data.sources import absolute, check
 from stratdiff.errors import UserError, nearest
 from stratdiff.files import lock_directory, unsummed
+from stratdiff.presets import override
 from stratdiff.reading import SMALL, read_json, read_toml
 from stratdiff.sinks.progress import number
 from stratdiff.training.loop import resume, train

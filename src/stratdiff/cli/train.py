@@ -12,16 +12,14 @@ from stratdiff import registry
 from stratdiff.cli.parsing import show_result
 from stratdiff.config import (
     Config,
-    Preset,
-    Protocol,
     RunOptions,
     config_of,
     of_other_part,
     read_table,
     table_to_config,
-    translated,
 )
 from stratdiff.errors import UserError
+from stratdiff.presets import Preset, Protocol, translated
 from stratdiff.training.loop import train
 
 # Options that decide which others there are, and their defaults.

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from stratdiff.config import translated
 from stratdiff.files import summed
+from stratdiff.presets import translated
 from stratdiff.report.runs import LeftOut, Run, Series, clean
 from stratdiff.report.statistics import finite_mean
 from stratdiff.splits import QUANTILES

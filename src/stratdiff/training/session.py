@@ -17,7 +17,7 @@ from stratdiff.data.batch import Transition
 from stratdiff.envs.guard import finite
 from stratdiff.errors import RunStopped, UserError
 from stratdiff.training import online
-from stratdiff.training.run import Run
+from stratdiff.training.offline import OfflineRun
 from stratdiff.training.setup import check_goal_rewards
 from stratdiff.training.summary import Result
 
@@ -47,7 +47,7 @@ class Shares:
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
 
-class Session(Run):
+class Session(OfflineRun):
     """One run, its online loop driven by the caller.
 
     ```python

@@ -1,0 +1,128 @@
+"""The pre-training of a run: its phases, trained or taken over from a run that trained the same."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stratdiff import process
+from stratdiff.files import writing
+from stratdiff.phases import Phase, StorePhase
+from stratdiff.sinks.base import LogPoint
+from stratdiff.sinks.jsonl import NAME, read_metrics
+from stratdiff.training import pretrain
+from stratdiff.training.run import Run
+from stratdiff.training.shared import load_arrays, save_arrays
+
+
+class OfflineRun(Run):
+    """A run up to its first online step."""
+
+    def pretrain(self) -> None:
+        """Run the phases that are left before the online one; nothing where they are done."""
+        p, names = self.position, [phase.name for phase in self.phases]
+        done = len(names) if p.phase == "online" else names.index(p.phase)
+        finished = p.phase == "online" and p.step >= self.config.online_steps
+        for i, phase in enumerate(self.phases):
+            new = i >= done
+            if new:
+                self._begin(phase.name)
+            if isinstance(phase, Phase):
+                if new:
+                    self._train(phase)
+            elif not finished:
+                self._have_stored(phase)
+            if new:
+                self._checkpoint()
+        self._begin("online")
+
+    def _begin(self, phase: str) -> None:
+        if self.position.phase != phase:
+            self.position.phase, self.position.step = phase, 0
+
+    def _train(self, phase: Phase) -> None:
+        c, p = self.config, self.position
+        if p.step >= phase.steps:
+            return
+        with self._turn(phase):
+            if self._take_shared(phase):
+                return
+            self.reporter.begin(phase.name, phase.steps, p.step)
+            while p.step < phase.steps:
+                length = min(c.log_interval - p.step % c.log_interval, phase.steps - p.step)
+                self.state, total = pretrain.run_steps(
+                    self.setup, phase.name, self.state, self.data, self.stored,
+                    jnp.asarray(p.step), length,
+                )  # fmt: skip
+                p.step, p.total_steps = p.step + length, p.total_steps + length
+                every = c.offline_eval_interval
+                due = p.step // every > (p.step - length) // every or p.step == phase.steps
+                self._log_point(total, phase.acts and due)
+                self.reporter.update(p.step)
+                if process.stopping():
+                    self._checkpoint()
+                    process.honour()
+            self._share(phase)
+
+    def _turn(self, phase: Phase | StorePhase) -> contextlib.AbstractContextManager[None]:
+        return self._shared.turn(phase) if self._shared else contextlib.nullcontext()
+
+    def _take_shared(self, phase: Phase) -> bool:
+        """Whether the phase was taken over from a run that trained the same."""
+        p = self.position
+        if self._shared is None or p.step > 0:
+            return False
+        found = self._shared.load(phase, pretrain.trained_part(self.state, phase))
+        if found is None:
+            return False
+        part, left = found
+        self.state = pretrain.with_part(self.state, phase, part)
+        start, before = self._tick(), p.total_steps
+        for record in left.records:
+            step, seconds = record.pop("step"), start + record.pop("time")
+            metrics = {key: np.array(values, float) for key, values in record.items()}
+            self._log(LogPoint(phase.name, step, before + step, seconds), metrics)
+        p.step, p.total_steps = phase.steps, before + phase.steps
+        p.seconds[phase.name] = p.seconds.get(phase.name, 0.0) + left.seconds
+        self.reporter.say(f"{phase.name:<10} taken from {self._shared.folder(phase)}")
+        return True
+
+    def _share(self, phase: Phase) -> None:
+        """Let other runs have the finished phase."""
+        if self._shared is None:
+            return
+        total, spent = self._tick(), self.position.seconds[phase.name]
+        records = [r for r in read_metrics(self.directory / NAME) if r["phase"] == phase.name]
+        for record in records:
+            record["time"] -= total - spent
+            del record["phase"]
+        part = pretrain.trained_part(self.state, phase)
+        self._shared.save(phase, part, records, spent)
+
+    def _have_stored(self, phase: StorePhase) -> None:
+        """Have what the score stores with the rows of D_off: from the disk, or computed now."""
+        if jax.tree.leaves(self.stored):
+            return
+        folder = self._shared.folder(phase) if self._shared else self.directory
+        one = jax.tree.map(lambda x: x[0], self.state.learned)
+        wanted, structure = jax.tree.flatten(self.setup.stored_shapes(one))
+        lead = len(self.config.seeds), len(self.data)
+        shapes = [((*lead, *w.shape), w.dtype) for w in wanted]
+        paths = [folder / f"{phase.name}{f'-{i}' if i else ''}.npy" for i in range(len(wanted))]
+        with self._turn(phase):
+            found = load_arrays(paths, shapes)
+            if found is not None:
+                self.stored = jax.tree.unflatten(structure, map(jnp.asarray, found))
+                return
+            self.reporter.begin(phase.name, len(self.data))
+            for done, stored in pretrain.store_all(self.setup, phase.name, self.state, self.data):
+                self.stored = stored
+                self.reporter.update(done)
+                process.honour()
+            # Beside the checkpoints, not in them: it never changes, and could be computed again.
+            if self._shared:
+                with writing(folder):
+                    folder.mkdir(exist_ok=True)
+            save_arrays(paths, [np.asarray(leaf) for leaf in jax.tree.leaves(self.stored)])
+            self._tick()
