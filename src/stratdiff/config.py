@@ -131,7 +131,7 @@ class RunOptions:
     frozen_steps: Steps = 0
     """Environment steps at the start of the online phase in which nothing is learned."""
     normalize_states: bool = True
-    """Normalise states by mean and standard deviation of the offline data; AntMaze: off."""
+    """Normalise states by mean and standard deviation of the offline data."""
 
     log_interval: Interval = 1000
     """Steps between two log points; checkpoints are taken at log points."""
