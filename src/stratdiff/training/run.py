@@ -5,7 +5,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -38,33 +38,9 @@ from stratdiff.training.evaluate import Evaluator
 from stratdiff.training.setup import check_data, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases
 from stratdiff.training.state import Accumulator
-from stratdiff.training.summary import finite, summarize, versions
+from stratdiff.training.summary import Result, finite, summarize, versions
 
 T = TypeVar("T", bound="Run")
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Result:
-    """What a finished run left."""
-
-    directory: Path
-    config: Config
-    summary: dict[str, Any]
-    policy: Policy
-    """The final policies, one per seed; call it with a raw state for the first seed's action."""
-
-    @property
-    def scores(self) -> dict[str, list[float | None]]:
-        """Normalised score per seed, before and after fine-tuning; empty without evaluation.
-
-        None where the environment gave a value that is not finite.
-        """
-        return {when: found["per_seed"] for when, found in self.summary["score"].items()}
-
-    def __repr__(self) -> str:
-        means = [f"{when} {number(x['mean'])}" for when, x in self.summary["score"].items()]
-        said = ", ".join(means) or "not evaluated"
-        return f"Result({str(self.directory)!r}, mean scores {said})"
 
 
 class Run:
@@ -402,12 +378,12 @@ class Run:
             policy.save(self.directory / "policies" / f"step_{p.step:09d}.safetensors")
         return {"score": scores.mean(1), "score_std": scores.std(1), "return": returns.mean(1)}
 
-    def stopped(self, fact: str) -> RunStopped:
+    def stopped(self, fact: str, moment: str = "") -> RunStopped:
         """What ends a run whose environment failed: it can be resumed once that is mended."""
-        p = self.position
+        moment = moment or f"{self.position.phase} step {self.position.step}"
         return RunStopped(
-            f"{fact}, at {p.phase} step {p.step}; nothing of that step is stored, so mend the "
-            f"environment and resume {str(self.directory)!r}."
+            f"{fact}, at {moment}; nothing of that step is stored, so mend the environment and "
+            f"resume {str(self.directory)!r}."
         )
 
     def _policy(self) -> Policy:

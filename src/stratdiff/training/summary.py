@@ -1,5 +1,6 @@
-"""What a finished run says of itself: summary.json."""
+"""What a finished run says of itself: its result, and summary.json."""
 
+import dataclasses
 import functools
 import hashlib
 import math
@@ -16,8 +17,34 @@ from jaxtyping import PyTree
 
 from stratdiff.config import Config
 from stratdiff.data.dataset import Dataset
+from stratdiff.policy import Policy
+from stratdiff.sinks.progress import number
 from stratdiff.tasks import Task
 from stratdiff.training.checkpoint import Position
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Result:
+    """What a finished run left."""
+
+    directory: Path
+    config: Config
+    summary: dict[str, Any]
+    policy: Policy
+    """The final policies, one per seed; call it with a raw state for the first seed's action."""
+
+    @property
+    def scores(self) -> dict[str, list[float | None]]:
+        """Normalised score per seed, before and after fine-tuning; empty without evaluation.
+
+        None where the environment gave a value that is not finite.
+        """
+        return {when: found["per_seed"] for when, found in self.summary["score"].items()}
+
+    def __repr__(self) -> str:
+        means = [f"{when} {number(x['mean'])}" for when, x in self.summary["score"].items()]
+        said = ", ".join(means) or "not evaluated"
+        return f"Result({str(self.directory)!r}, mean scores {said})"
 
 
 def summarize(
