@@ -25,15 +25,8 @@ from stratdiff.sinks.curves import Curves
 from stratdiff.sinks.jsonl import NAME, MetricsLog, read_metrics
 from stratdiff.sinks.progress import Reporter, number
 from stratdiff.tasks import physics_note, task_of
-from stratdiff.training import pretrain
+from stratdiff.training import environments, pretrain
 from stratdiff.training.checkpoint import Checkpoints, Position
-from stratdiff.training.environments import (
-    Environments,
-    Given,
-    check_enough,
-    find_environments,
-    resolved,
-)
 from stratdiff.training.evaluate import Evaluator
 from stratdiff.training.setup import check_data, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases
@@ -54,7 +47,7 @@ class Run:
         config: Config,
         directory: str | Path,
         dataset: Dataset | None = None,
-        env: Given = None,
+        env: environments.Given = None,
         reporter: Reporter | None = None,
         shared: Path | None = None,
         drives: bool = False,
@@ -73,16 +66,16 @@ class Run:
         self.reporter = reporter or Reporter()
         self.directory = Path(directory)
         needed = len(config.seeds) * (drives + config.eval_episodes)
-        check_enough(env, needed)
+        environments.check_enough(env, needed)
         if dataset is None:
             dataset = sources.load(config.dataset, config.environment, self._show_data)
             self.reporter.end()
         self._given = env
-        self.config = resolved(config, dataset, env)
+        self.config = environments.resolved(config, dataset, env)
         if self.config.environment or env is not None:
-            self.environments = find_environments(self.config, env, needed)
+            self.environments = environments.find_environments(self.config, env, needed)
         else:
-            self.environments = Environments(task_of(dataset), None)
+            self.environments = environments.Environments(task_of(dataset), None)
         self.dataset, self.task = dataset, self.environments.task
         if self.environments.known and self.task.horizon is None:
             self.reporter.say("warning: the environment has no time limit (--max-episode-steps).")
@@ -145,7 +138,9 @@ class Run:
         """Write config.json, or check that a run that is there has the same options."""
         if not path.exists():
             return write_text(path, self.config.to_json())
-        other = difference(resolved(read_config(path), self.dataset, self._given), self.config)
+        other = difference(
+            environments.resolved(read_config(path), self.dataset, self._given), self.config
+        )
         if other:
             raise UserError(
                 f"{str(self.directory)!r} holds a run with {other}; give another directory, or "
