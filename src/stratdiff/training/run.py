@@ -24,15 +24,8 @@ from stratdiff.sinks.curves import Curves
 from stratdiff.sinks.jsonl import NAME, MetricsLog, read_metrics
 from stratdiff.sinks.progress import Reporter, number
 from stratdiff.tasks import physics_note, task_of
-from stratdiff.training import memory
+from stratdiff.training import environments, memory
 from stratdiff.training.checkpoint import Checkpoints, Position
-from stratdiff.training.environments import (
-    Environments,
-    Given,
-    check_enough,
-    find_environments,
-    resolved,
-)
 from stratdiff.training.evaluate import Evaluator
 from stratdiff.training.setup import check_data, check_goal_rewards, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases
@@ -53,7 +46,7 @@ class Run:
         config: Config,
         directory: str | Path,
         dataset: Dataset | None = None,
-        env: Given = None,
+        env: environments.Given = None,
         reporter: Reporter | None = None,
         shared: Path | None = None,
         drives: bool = False,
@@ -73,7 +66,7 @@ class Run:
         jax.config.update("jax_enable_x64", False)
         self.reporter = reporter or Reporter()
         needed = len(config.seeds) * (drives + config.eval_episodes)
-        check_enough(env, needed)
+        environments.check_enough(env, needed)
         # The process may change its folder, and `resume` be called from another.
         self.directory = Path(directory).absolute()
         config = dataclasses.replace(config, dataset=sources.absolute(config.dataset))
@@ -81,11 +74,11 @@ class Run:
             dataset = sources.load(config.dataset, config.environment, self._show_data)
             self.reporter.end()
         self._given = env
-        self.config = resolved(config, dataset, env)
+        self.config = environments.resolved(config, dataset, env)
         if self.config.environment or env is not None:
-            self.environments = find_environments(self.config, env, needed)
+            self.environments = environments.find_environments(self.config, env, needed)
         else:
-            self.environments = Environments(task_of(dataset), None)
+            self.environments = environments.Environments(task_of(dataset), None)
         self.dataset, self.task = dataset, self.environments.task
         if self.environments.known and self.task.horizon is None:
             self.reporter.say("warning: the environment has no time limit (--max-episode-steps).")
@@ -168,7 +161,7 @@ class Run:
             self._resources = opened.pop_all()
 
     def _same_options(self, found: Config) -> None:
-        other = difference(resolved(found, self.dataset, self._given), self.config)
+        other = difference(environments.resolved(found, self.dataset, self._given), self.config)
         if other:
             raise UserError(
                 f"{str(self.directory)!r} holds a run with {other}; give another directory, or "
@@ -306,12 +299,12 @@ class Run:
             policy.save(self.directory / "policies" / f"step_{p.step:09d}.safetensors")
         return {"score": scores.mean(1), "score_std": scores.std(1), "return": returns.mean(1)}
 
-    def stopped(self, fact: str) -> RunStopped:
+    def stopped(self, fact: str, moment: str = "") -> RunStopped:
         """What ends a run whose environment failed: it can be resumed once that is mended."""
-        p = self.position
+        moment = moment or f"{self.position.phase} step {self.position.step}"
         return RunStopped(
-            f"{fact}, at {p.phase} step {p.step}; nothing of that step is stored, so mend the "
-            f"environment and resume {str(self.directory)!r}."
+            f"{fact}, at {moment}; nothing of that step is stored, so mend the environment and "
+            f"resume {str(self.directory)!r}."
         )
 
     def _policy(self) -> Policy:

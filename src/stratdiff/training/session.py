@@ -309,6 +309,7 @@ class Session(OfflineRun):
         return array
 
     def _bad(self, what: str, found: str, expected: str) -> RunStopped:
-        env_id = self.task.env_id
+        env_id, p = self.task.env_id, self.position
         where = f"environment {env_id!r}" if env_id else "the environment"
-        return self.stopped(f"{where} gave {what} {found}{expected}")
+        step = p.step if p.phase == "online" else 0  # the first state may come before pre-training
+        return self.stopped(f"{where} gave {what} {found}{expected}", f"online step {step}")

@@ -1,4 +1,4 @@
-"""What a finished run says of itself: summary.json."""
+"""What a finished run says of itself: its result, and summary.json."""
 
 import dataclasses
 import functools
