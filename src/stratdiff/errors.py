@@ -10,6 +10,11 @@ class UserError(Exception):
 
     exit_code: ClassVar[int] = 2
 
+    def __str__(self) -> str:
+        # What was found may be of any length.
+        text = super().__str__()
+        return text if len(text) <= 2000 else f"{text[:1500]} [...] {text[-300:]}"
+
 
 class TrainingDiverged(UserError):
     """A loss is no longer a finite number."""

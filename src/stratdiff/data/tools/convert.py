@@ -80,7 +80,7 @@ def _read(
     """(arrays of the file, environment's id or "", metadata, what was not read by D4RL's names)."""
     if source.endswith(".npz"):
         arrays, note = _read_npz(source, keys)
-        return arrays, "", {"name": Path(source).name}, note
+        return arrays, "", {"name": Path(source).name.encode(errors="replace").decode()}, note
     if source.endswith(".partial"):
         header, arrays = log.read_arrays(Path(source))
         return arrays, header["env_id"], header["metadata"], ""
