@@ -30,6 +30,7 @@ def write(path: Path, rows: int) -> None:
             file["observations"][part] = rng.normal(2, 3, (n, OBS))
             file["actions"][part] = rng.uniform(-1, 1, (n, ACT))
             file["rewards"][part] = rng.normal(size=n)
+            file["terminals"][part] = 0  # values that are never written are not in the file
             file["timeouts"][part] = np.arange(first, first + n) % EPISODE == EPISODE - 1
 
 

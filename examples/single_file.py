@@ -28,7 +28,7 @@ BATCH_SIZE, SUPPORT_ACTIONS, ONLINE_WARMUP, EVAL_EPISODES = 256, 8, 1000, 20
 LEARNING_RATE, EMA, INVERSE_TEMPERATURE = 3e-4, 0.999, 3.0  # EMA: sampling weights; β of exp(β Q)
 HIDDEN, WIDTHS, ENERGY_HIDDEN = (256, 256), (128, 64, 32), (64, 64, 64)  # IQL, U-Net, energy model
 DISCOUNT, POLYAK, AWR_SCALE = 0.99, 0.005, 3.0  # IQL; the scale is β of its equation 7
-EXPECTILE, ONLINE_EXPECTILE, CANDIDATES = 0.7, 0.99, 10  # IQL; the last two: of online-like rows
+EXPECTILE, ONLINE_EXPECTILE, CANDIDATES = 0.7, 0.7, 1  # IQL; the last two: of online-like rows
 BETA0, BETA1, T_MIN, SOLVER_STEPS = 0.1, 20.0, 1e-3, 8  # noise schedule, sampling
 
 Batch = namedtuple("Batch", "obs action reward next_obs terminal support", defaults=[None])
@@ -49,7 +49,7 @@ def dense(p, name, x, size, gain=None):  # x W + b
     return x @ p[name][0] + p[name][1]
 
 
-def mlp(p, x, sizes, name="", activation=relu, gains=(2**0.5, 0.01)):
+def mlp(p, x, sizes, name="", activation=relu, gains=(2**0.5, 2**0.5)):
     for i, size in enumerate(sizes[:-1]):
         x = activation(dense(p, f"{name}{i}", x, size, gains[0]))
     return dense(p, f"{name}{len(sizes) - 1}", x, sizes[-1], gains[1])
@@ -60,9 +60,9 @@ def concat(*parts):  # side by side; the leading dimensions broadcast
     return jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in parts], -1)
 
 
-def adam(net, loss, decay=1.0):  # (network after one step of Adam, loss)
+def adam(net, loss):  # (network after one step of Adam, loss)
     value, grads = jax.value_and_grad(loss)(net.params)
-    updates, opt = optax.adam(LEARNING_RATE * decay).update(grads, net.opt)
+    updates, opt = optax.adam(LEARNING_RATE).update(grads, net.opt)
     return Net(optax.apply_updates(net.params, updates), opt), value
 
 
@@ -196,17 +196,16 @@ class StratDiff(NamedTuple):  # the method; its fields are the options of the co
     # IQL (arXiv 2110.06169), where the first k rows, by default all, are offline-like (section 6).
     def iql_update(self, nets, batch, key, k=np.inf):
         q = self.critics(nets.target, batch.obs, batch.action).min(0)
-        # Equation 5: V by expectile regression, with a higher expectile for online-like rows.
+        # Equation 5: V by expectile regression; the paper's online-like rows have expectile 0.99.
         tau = jnp.where(jnp.arange(len(q)) < k, EXPECTILE, ONLINE_EXPECTILE)
         expectile = lambda u: jnp.abs(tau - (u < 0)) * jnp.square(u)
         value, v_loss = adam(nets.value, lambda p: expectile(q - self.value(p, batch.obs)).mean())
-        # Equation 7: advantage-weighted regression; offline its rate decays to 0 by a cosine.
+        # Equation 7: advantage-weighted regression.
         weight = jnp.exp(AWR_SCALE * (q - self.value(value.params, batch.obs))).clip(max=100)
         log_density = lambda p: norm.logpdf(batch.action, *self.policy(p, batch.obs)).sum(-1)
-        done = nets.actor.opt[0].count / max(self.offline_steps, 1)
-        decay = jnp.where(done < 1, 0.5 * (1 + jnp.cos(jnp.pi * done)), 1.0)
-        actor, a_loss = adam(nets.actor, lambda p: -(weight * log_density(p)).mean(), decay)
-        # Equation 6: the target r + γ V(s'); r + γ max_j Q(s', a_j), a_j ~ π, of online-like rows.
+        actor, a_loss = adam(nets.actor, lambda p: -(weight * log_density(p)).mean())
+        # Equation 6: the target r + γ V(s'); of online-like rows r + γ Q(s', a'), a' ~ π, with the
+        # best of several a' (ten in the paper) where CANDIDATES says so.
         next_value = self.value(value.params, batch.next_obs)
         if k < len(q):
             next_obs = batch.next_obs[k:, None]

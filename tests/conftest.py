@@ -1,12 +1,20 @@
 """Every function of the package is shape- and type-checked while the tests run."""
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and compute little. Processes that a test starts have the usual flags.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# The workers of a run share what they compile.
+if "PYTEST_XDIST_TESTRUNUID" in os.environ:
+    _compiled = f"stratdiff-tests-{os.environ['PYTEST_XDIST_TESTRUNUID']}"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), _compiled)
+    os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from jaxtyping import install_import_hook
 
@@ -28,27 +36,13 @@ from stratdiff.data import hdf5
 # Tests name their own environments in configs and files.
 registry.trust("*")
 
-TINY = {
-    "preset": "demo",
-    "seeds": (0,),
-    "env": pointmass.ENV,
-    "batch_size": 16,
-    "offline_steps": 60,
-    "behaviour_steps": 60,
-    "energy_steps": 40,
-    "online_steps": 120,
-    "online_warmup": 20,
-    "log_interval": 20,
-    "offline_eval_interval": 40,
-    "eval_interval": 40,
-    "eval_episodes": 2,
-    "checkpoint_seconds": 0.0,
-    "iql": {"actor_hidden": [8, 8], "critic_hidden": [8, 8]},
-    "calql": {"actor_hidden": [8, 8], "critic_hidden": [8, 8], "sampled_actions": 3},
-    "sac": {"actor_hidden": [8, 8], "critic_hidden": [8, 8]},
-    "behaviour": {"widths": [16, 8], "support_actions": 4, "batch_size": 16, "solver_steps": 4},
-    "energy": {"hidden": [8, 8], "batch_size": 16},
-}
+
+def pytest_sessionfinish(session):
+    """The last one out, the process that started the workers, removes what they compiled."""
+    run = getattr(session.config, "option", None)
+    if getattr(run, "testrunuid", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = Path(tempfile.gettempdir(), f"stratdiff-tests-{run.testrunuid}")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +54,8 @@ def data_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_run(data_file, tmp_path_factory):
-    """A whole run of `TINY` that keeps its policies; copy its directory before changing it."""
-    config = make_config(**(TINY | {"dataset": str(data_file), "save_policies": True}))
+    """A whole run of `runs.TINY` that keeps its policies; copy its directory before changing it."""
+    config = make_config(**(runs.TINY | {"dataset": str(data_file), "save_policies": True}))
     out = tmp_path_factory.mktemp("run") / "run"
     return stratdiff.train(config, out, reporter=runs.QUIET)
 
@@ -88,7 +82,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_options():
-    return TINY
+    return runs.TINY
 
 
 @pytest.fixture
@@ -96,6 +90,6 @@ def tiny(data_file):
     """A config of seconds; options as for `make_config`."""
 
     def build(**options):
-        return make_config(**(TINY | {"dataset": str(data_file)} | options))
+        return make_config(**(runs.TINY | {"dataset": str(data_file)} | options))
 
     return build

@@ -20,6 +20,28 @@ from stratdiff.training.evaluate import episode_seed
 TESTS = Path(__file__).parent
 SRC = str(Path(sys.modules["stratdiff"].__file__).parents[1])
 QUIET = Reporter(quiet=True)
+TINY = {
+    "preset": "demo",
+    "seeds": (0,),
+    "env": pointmass.ENV,
+    "batch_size": 16,
+    "offline_steps": 60,
+    "behaviour_steps": 60,
+    "energy_steps": 40,
+    "online_steps": 120,
+    "online_warmup": 20,
+    "log_interval": 20,
+    "offline_eval_interval": 40,
+    "eval_interval": 40,
+    "eval_episodes": 2,
+    "checkpoint_seconds": 0.0,
+    # The first policy stays near zero: episodes are as long as tests expect.
+    "iql": {"actor_hidden": [8, 8], "critic_hidden": [8, 8], "final_gain": 1e-2},
+    "calql": {"actor_hidden": [8, 8], "critic_hidden": [8, 8], "sampled_actions": 3},
+    "sac": {"actor_hidden": [8, 8], "critic_hidden": [8, 8]},
+    "behaviour": {"widths": [16, 8], "support_actions": 4, "batch_size": 16, "solver_steps": 4},
+    "energy": {"hidden": [8, 8], "batch_size": 16},
+}
 
 
 def log_points(directory):

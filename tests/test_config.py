@@ -1,5 +1,6 @@
 """Options: the paper's values, JSON there and back, refusals that name the option."""
 
+import dataclasses
 import itertools
 import json
 
@@ -129,7 +130,9 @@ def test_defaults_are_the_paper_on_locomotion():
     config = make_config()
     assert config == make_config("paper", "locomotion")
     assert config.run == RunOptions()
-    assert (config.agent, config.scoring) == (IQLConfig(), GuidedOptions())
+    # The paper's losses of online-like rows; those of this package are the default elsewhere.
+    agent = IQLConfig(online_expectile=0.99, online_target="max-q")
+    assert (config.agent, config.scoring) == (agent, GuidedOptions())
     assert config.splitting == RatioOptions()
 
 
@@ -138,7 +141,8 @@ def test_demo_preset_shortens_and_keeps_the_method(recipe):
     for base in BASES:
         choice = chosen(f"{base}.discount")
         demo, paper = (make_config(preset, recipe, **choice) for preset in ("demo", "paper"))
-        assert demo.agent == paper.agent
+        loss = {"online_expectile": 0.99, "online_target": "max-q"} if base == "iql" else {}
+        assert dataclasses.replace(demo.agent, **loss) == paper.agent
     demo, paper = (flat_options(make_config(preset, recipe)) for preset in ("demo", "paper"))
     for name in ("offline_steps", "behaviour_steps", "energy_steps", "online_steps"):
         assert 0 < demo[name] <= paper[name] / 30
@@ -265,6 +269,11 @@ def test_options_of_parts_that_are_not_chosen_are_left_out(tmp_path):
 
 # Files of version 0.1
 
+# IQL's only loss of online-like rows, schedule and initial weights of version 0.1.
+ONLINE = {
+    "online_expectile": 0.99, "online_target": "max-q", "actor_schedule": "cosine",
+    "final_gain": 0.01,
+}  # fmt: skip
 OLD = json.loads((runs.TESTS / "config-0.1.json").read_text())
 OLD_SCORES = {
     ("base", "guided"): "none",
@@ -291,7 +300,7 @@ def test_a_config_of_version_0_1_is_read(method, alignment, base, tmp_path):
     expected = {
         "score": score, "base": base, "dataset": "stratdiff/hopper-medium", "seeds": [3],
         "offline_steps": 30_000, "guidance_scale": 2.0, "rho": 0.4, "inverse_temperature": 2.0,
-        "behaviour_steps": 4000, "energy_steps": 1000, "iql": {"expectile": 0.8},
+        "behaviour_steps": 4000, "energy_steps": 1000, "iql": {"expectile": 0.8} | ONLINE,
         "behaviour": {
             "widths": [128, 64, 32], "support_actions": 8, "solver_steps": 8,
             "solver": "multistep", "learning_rate": 3e-4, "batch_size": 256,
@@ -308,6 +317,7 @@ def test_a_config_of_version_0_1_is_read(method, alignment, base, tmp_path):
     assert "inverse_temperature" not in words.get("energy", {})
     note = translated(json.loads(path.read_text()))[1]
     words = ("inverse_temperature", "behaviour.time_grid 'lambda' as behaviour.solver 'multistep'")
+    words += ("iql with actor_schedule 'cosine', final_gain 0.01, online_target 'max-q'",)
     for word in (repr(method), repr(alignment), f"score {score!r}", *words):
         assert word in note
     assert "\n" not in note
@@ -324,7 +334,7 @@ def test_todays_options_need_no_translation():
     [
         ({"method": "dare"}, "method is 'dare'; write score = none, random, guided or support"),
         ({"method": ["base"]}, "method is"),
-        ({"alignment": "kde"}, "--score is 'kde'; it must be one of none, random, guided, support"),
+        ({"alignment": "kde"}, "--score is 'kde'; it must be one of none, random, origin"),
         ({"method": "base", "score": "support"}, "score 'support' is given, and method"),
         ({"method": "base", "energy": 5, "score": "none"}, "score 'none' is given"),
         ({"behaviour": {"time_grid": "uniform"}}, "behaviour.time_grid is 'uniform', which this"),

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import conftest
 import pointmass
 import pytest
 import runs
@@ -112,7 +111,7 @@ def spec(tmp_path, data_file, monkeypatch, programs):
     # The cells compile the same programs.
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
     monkeypatch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    options = conftest.TINY | {"seeds": [3, 5]}
+    options = runs.TINY | {"seeds": [3, 5]}
     del options["preset"]
     text = "preset = 'demo'\n" + toml("options", options)
     text += f"[tasks.point]\ndataset = {str(data_file)!r}\n"
@@ -267,7 +266,7 @@ def test_ray_that_is_not_there_is_named(tmp_path, monkeypatch):
         compare(cells, tmp_path / "out", ray=True, say=lambda _: None)
 
 
-@pytest.mark.parametrize("path", sorted((conftest.TESTS.parent / "experiments").glob("*.toml")))
+@pytest.mark.parametrize("path", sorted((runs.TESTS.parent / "experiments").glob("*.toml")))
 def test_the_experiments_of_the_repository_can_be_read(path):
     cells = read_spec(path)
     assert len({cell.name for cell in cells}) == len(cells) > 4

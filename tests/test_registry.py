@@ -58,8 +58,8 @@ def refused(name, *words):
     ("parts", "names"),
     [
         (AGENTS, ("iql", "calql", "sac")),
-        (SCORES, ("none", "random", "guided", "support")),
-        (SPLITS, ("ratio",)),
+        (SCORES, ("none", "random", "origin", "guided", "support", "likelihood")),
+        (SPLITS, ("ratio", "exchange")),
     ],
 )
 def test_the_packages_own_parts(parts, names, nobody_trusted):

@@ -66,6 +66,10 @@ def _is_represented(value: Any) -> bool:
 _REPRESENTED = Rule(_is_represented, "finite, and below 2^63 where it is a whole number")
 
 
+# Beside the rule of an option that may be infinite.
+INFINITE = "infinite"
+
+
 def _shown(value: Any) -> str:
     """The value for a message, of any length."""
     try:
@@ -88,7 +92,8 @@ def check(options: Any, prefix: str = "") -> None:
     """
     for name, kind in get_type_hints(type(options), include_extras=True).items():
         value = getattr(options, name, None)
-        for rule in (_REPRESENTED, *getattr(kind, "__metadata__", ())):
+        own_rules = getattr(kind, "__metadata__", ())
+        for rule in own_rules if INFINITE in own_rules else (_REPRESENTED, *own_rules):
             if isinstance(rule, Rule) and not rule.holds(value):
                 flag = f"--{prefix}{name}".replace("_", "-")
                 raise UserError(f"{flag} is {_shown(value)}; it must be {rule.expected}.")

@@ -71,11 +71,16 @@ def override(options: dict[str, Any], changes: dict[str, Any]) -> None:
             options[key] = copy.deepcopy(value)
 
 
+# What IQL did before it had these options.
+_EARLIER_IQL = {"actor_schedule": "cosine", "final_gain": 1e-2, "online_target": "max-q"}
+
+
 def translated(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """(options in today's words, what was translated: '' for nothing).
 
     Until version 0.1, `method` and `alignment` said what `score` says, β stood with the energy
-    model's options, and what is now the solver `multistep` was the time grid `lambda`.
+    model's options, what is now the solver `multistep` was the time grid `lambda`, and IQL had one
+    loss for online-like rows.
     """
     out, said = dict(options), []
     if {"method", "alignment"} & options.keys():
@@ -100,5 +105,9 @@ def translated(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
         kept = {k: v for k, v in behaviour.items() if k != "time_grid"}
         out["behaviour"] = {"solver": "multistep"} | kept
         said.append("behaviour.time_grid 'lambda' as behaviour.solver 'multistep'")
+    iql = out.get("iql")
+    if isinstance(iql, dict) and "max_target_actions" in iql and "online_target" not in iql:
+        out["iql"] = _EARLIER_IQL | iql
+        said.append(f"iql with {', '.join(f'{k} {v!r}' for k, v in _EARLIER_IQL.items())}")
     note = f"options of an earlier version are read: {', '.join(said)}" if said else ""
     return out, note

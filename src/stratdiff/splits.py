@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_check
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from stratdiff.options import Fraction, NoOptions, Rule
+from stratdiff.options import INFINITE, Fraction, NoOptions, Rule
 from stratdiff.registry import Registry
 
 Metrics = dict[str, Float[Array, ""]]
@@ -113,7 +113,9 @@ class Ratio(SplitRule):
 class ExchangeOptions:
     """Of the split by origin with exchanges."""
 
-    exchange_odds: Annotated[float, Rule(lambda x: x >= 1, "1 or more; inf: no exchanges")] = 3.0
+    exchange_odds: Annotated[
+        float, INFINITE, Rule(lambda x: x >= 1, "1 or more; inf: no exchanges")
+    ] = 3.0
     """Odds K that a row needs to leave the side of its origin; inf: the split by origin alone."""
 
 

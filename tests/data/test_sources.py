@@ -87,7 +87,7 @@ def test_files(tmp_path, data_file):
     assert sources.environment_of(str(data_file)) == pointmass.ENV
     assert sources.environment_of(str(tmp_path / "none.hdf5")) is None
     sources.check(str(data_file))
-    with pytest.raises(UserError, match="is a folder; give the path of an HDF5 file"):
+    with pytest.raises(UserError, match="is a folder; give an HDF5 file"):
         sources.check(str(tmp_path))
     hdf5.write(tmp_path / "nameless.hdf5", pointmass.make_arrays(episodes=2), "")
     with pytest.raises(UserError, match="does not name its environment"):

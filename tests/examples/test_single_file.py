@@ -19,7 +19,7 @@ from stratdiff.diffusion.behaviour import BehaviourModel
 from stratdiff.diffusion.energy import EnergyModel
 from stratdiff.diffusion.sampler import guided
 from stratdiff.scores.guided import guided_alignment
-from stratdiff.splits import offline_like_count, stable_order
+from stratdiff.splits import conservative_first, lowest, offline_like_count
 
 FILE = Path(__file__).parents[2] / "examples" / "single_file.py"
 OBS, ACT, BATCH, SUPPORT, ROWS = 3, 2, 8, 4, 64
@@ -65,8 +65,8 @@ def make_constants(config):
         "POLYAK": iql.polyak,
         "AWR_SCALE": iql.inverse_temperature,
         "EXPECTILE": iql.expectile,
-        "ONLINE_EXPECTILE": iql.online_expectile,
-        "CANDIDATES": iql.max_target_actions,
+        "ONLINE_EXPECTILE": iql.online_expectile or iql.expectile,
+        "CANDIDATES": iql.max_target_actions if iql.online_target == "max-q" else 1,
         "BETA0": sde.beta0,
         "BETA1": sde.beta1,
         "T_MIN": sde.t_min,
@@ -123,7 +123,7 @@ class Package:
     @staticmethod
     def split(scores, rho):
         k = offline_like_count(rho, len(scores))
-        return stable_order(scores, k), k
+        return conservative_first(lowest(scores, k)), k
 
     @staticmethod
     def run(config, directory):

@@ -58,19 +58,19 @@ def test_the_base_in_front_of_a_variant_s_name_is_dropped(tmp_path):
     ("breaking", "reason"),
     [
         (lambda d: (d / "summary.json").unlink(), "no summary.json: the run did not finish"),
-        (lambda d: (d / "summary.json").write_text("{"), "summary.json could not be read as JSON"),
+        (lambda d: (d / "summary.json").write_text("{"), "summary.json' could not be read as JSON"),
         (lambda d: (d / "summary.json").write_text("[1]"), "does not hold one JSON object"),
         (lambda d: (d / "summary.json").write_text("{}"), "KeyError: 'normalized'"),
-        (lambda d: (d / "config.json").write_text("no"), "config.json could not be read as JSON"),
+        (lambda d: (d / "config.json").write_text("no"), "config.json' could not be read as JSON"),
         (lambda d: (d / "config.json").write_text("{}"), "not of a run's form"),
-        (lambda d: (d / "config.json").write_bytes(b"\xff\x00"), "config.json could not be read"),
+        (lambda d: (d / "config.json").write_bytes(b"\xff\x00"), "config.json' could not be read"),
         (lambda d: (d / "metrics.jsonl").unlink(), "metrics.jsonl is not complete (nothing"),
         (lambda d: (d / "metrics.jsonl").write_bytes(b"\xff\n"), "metrics.jsonl could not"),
-        (lambda d: (d / "metrics.jsonl").write_text('{"a": 3}\n'), "not of a run's form"),
+        (lambda d: (d / "metrics.jsonl").write_text('{"a": 3}\n'), "its phase, step or time is"),
         (lambda d: _repeat(d), "steps go back"),
         (lambda d: _cut(d), "metrics.jsonl is not complete (online step 5000 of 10000)"),
-        (lambda d: _swap(d, '"score": [', '"score": ["x", '), "expected lists of 3 numbers"),
-        (lambda d: _swap(d, '"step": 1000,', '"step": "1000",'), "steps must be whole numbers"),
+        (lambda d: _swap(d, '"score": [', '"score": ["x", '), "'score' is no list of numbers"),
+        (lambda d: _swap(d, '"step": 1000,', '"step": "1000",'), "its phase, step or time is"),
         (lambda d: _swap(d, '"guided"', "3", "config.json"), "expected a name, got 3"),
         (
             lambda d: _swap(d, '"base": "iql"', '"base": null', "config.json"),
@@ -212,7 +212,7 @@ def test_a_phase_of_unknown_length_can_be_where_a_run_ended(tmp_path):
     cut = write_run(tmp_path / "cut", finished=False)
     write_run(tmp_path / "good")
     with (cut / "metrics.jsonl").open("a") as file:
-        file.write('{"phase": "density", "step": 30}\n')
+        file.write('{"phase": "density", "step": 30, "time": 1.0}\n')
     (missing,) = read(tmp_path)[1]
     assert "the run did not finish (density step 30);" in missing.reason
 

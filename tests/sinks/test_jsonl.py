@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,8 +160,10 @@ def test_a_directory_that_is_gone_is_noticed_at_the_next_log_point(tmp_path, how
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_stops_the_run_and_closing_says_nothing_more(tmp_path):
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     log = MetricsLog(tmp_path, {})
+    log._file = Path("/dev/full").open("ab")
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(RunStopped, match=r"metrics\.jsonl.*No space left.*stratdiff resume"):
         log.log(LogPoint("base", 1, 1, 0.5), {"loss": np.ones(1)})
     log.close()

@@ -15,6 +15,7 @@ from stratdiff.sinks.progress import Reporter
 from stratdiff.training.evaluate import episode_seed
 
 
+@pytest.mark.slow  # tests/faults kills runs too, and some of that is fast
 def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(programs, tiny, tmp_path):
     config = tmp_path / "config.json"
     # Log points, and so checkpoints, fall into the middle of episodes (of 40 steps).

@@ -9,11 +9,11 @@ import functools
 import json
 import re
 
-import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 
 from stratdiff.agents import AGENTS
 from stratdiff.config import config_of, flat_options, table_to_config
@@ -273,7 +273,7 @@ def test_what_a_phase_reads_decides_its_key(tiny, tmp_path):
     assert [*plain] == ["base", "behaviour", "support", "energy"]
     online = {"rho": 0.3, "guidance_scale": 1.0, "utd": 4, "online_steps": 9}
     assert keys(**online) == plain
-    assert keys(iql={**conftest.TINY["iql"], "online_expectile": 0.9}) == plain
+    assert keys(iql={**runs.TINY["iql"], "online_expectile": 0.9}) == plain
     assert keys(score="random") == {"base": plain["base"]}
     for options, moved in (
         ({"offline_steps": 61}, {"base", "energy"}),
@@ -293,7 +293,7 @@ def test_what_a_phase_reads_decides_its_key(tiny, tmp_path):
 
 def merged(options):
     return {
-        key: conftest.TINY[key] | value if isinstance(value, dict) else value
+        key: runs.TINY[key] | value if isinstance(value, dict) else value
         for key, value in options.items()
     }
 

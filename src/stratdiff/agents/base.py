@@ -253,7 +253,7 @@ def soft_actor_loss(
     return temperature * log_prob - value
 
 
-def temperature_gradient(mean_log_prob: Float[Array, ""], size: float) -> Float[Array, ""]:
+def temperature_gradient(mean_log_prob: Float[Array, ""], size: float | int) -> Float[Array, ""]:
     """Gradient by log α_ent of -log α_ent (E[log π] + H), target entropy H = -`size`."""
     return -(mean_log_prob - size)
 

@@ -180,7 +180,7 @@ def write(
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             # Checked first: HDF5 can crash the process when the disk fills up while it writes.
-            needed = sum(array.nbytes for array in arrays.values()) + OVERHEAD
+            needed = int(1.01 * sum(array.nbytes for array in arrays.values())) + OVERHEAD
             free = shutil.disk_usage(path.parent).free
             if free < needed:
                 raise RunStopped(
@@ -188,6 +188,9 @@ def write(
                     f"{needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free; free some "
                     "space or choose another folder."
                 )
+            if hasattr(os, "posix_fallocate"):  # tells what is free for a user, and other limits
+                with partial.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, needed)
             with h5py.File(partial, "w") as file:
                 for key, array in arrays.items():
                     file.create_dataset(key, data=array, fletcher32=array.size > 0 or None)

@@ -64,6 +64,7 @@ class Run:
         """
         # The same bits whatever the program or JAX_ENABLE_X64 asks for: training is float32.
         jax.config.update("jax_enable_x64", False)
+        self._sinks: list[type[Sink]] = [MetricsLog, *map(SINKS.find, config.track), Curves]
         self.reporter = reporter or Reporter()
         needed = len(config.seeds) * (drives + config.eval_episodes)
         environments.check_enough(env, needed)
@@ -117,7 +118,6 @@ class Run:
             )
         self.stored: PyTree = ()
         self._warned = False
-        self._sinks: list[type[Sink]] = [MetricsLog, *map(SINKS.find, config.track), Curves]
         self._open()
 
     def _show_data(self, done: int, total: int) -> None:

@@ -94,5 +94,5 @@ def test_a_process_that_is_killed_is_a_sentence(cache, monkeypatch):
 def test_worker_errors_reach_the_user(cache, monkeypatch):
     # A chunk that cannot be written in a process of its own.
     part = lanes.Part(recipes.find("stratdiff/hopper-random"), 100_000, 0)
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="could not be written"):
         workers._spawn(part, cache / "missing", [[0], [1]], lambda *_: None)
