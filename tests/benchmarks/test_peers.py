@@ -1,40 +1,37 @@
 """d3rlpy's IQL, Cal-QL and SAC compute what ours do, in float64, with the same weights and noise.
 
 Held are the losses of 20 updates and all weights after them. d3rlpy's losses, gradients and
-optimisers are its own, and so are its networks but for one head; the functions below call them in
-our order. Then one update more runs in d3rlpy's order: what the order has no part in still agrees,
-and the rest does not. Lines are of d3rlpy 2.8.1, in `algos/qlearning/torch` where no folder is
-named.
+optimisers are its own, and so are its networks but for one head; what is called in which order is
+ours. One more update is in d3rlpy's order: what the order has no part in agrees after it, and
+nothing else does. ReBRAC is not compared, as the package does not have it.
 
-IQL. The same: expectile, weight and its bound, sum over critics, mean of the Gaussian, order of
-actor and V. Different:
-- the target of Q takes V before its step (`ddpg_impl.py:103-105`, `iql_impl.py:83-87`), ours after;
-- log std = -5 + 7 sigmoid(p) (`models/torch/policies.py:135-139`); ours is p, cut to [-5, 2], and
-  replaces it here.
+Where they differ, with the lines of d3rlpy 2.8.1 in `algos/qlearning/torch`:
 
-Cal-QL. The same: the conservative gap, the calibration of both sets of policy actions, the target
-with `max_q_backup`, the heads of the actor (two layers there, one here). Different:
-- without `max_q_backup` the target is at the policy's mean action (`cql_impl.py:222-228`), ours at
-  a sample;
-- the temperature steps after the critics and the actor last, with the new critics and the new
-  temperature (`ddpg_impl.py:153-154`, `sac_impl.py:89-99`); ours all step from the old state;
-- a tuned multiplier steps before the critics' loss (`cql_impl.py:94-99`), ours after; the
-  multiplier is fixed here.
+IQL
+- The target of Q takes V before its step (`ddpg_impl.py:103-105`, `iql_impl.py:83-92`), ours after.
+- log std = -5 + 7 sigmoid(p) (`../../../models/torch/policies.py:135-139`). Ours is p, cut to
+  [-5, 2], and stands in its place here.
 
-SAC. The same: the target's entropy, the minimum of both critics, critics before the actor.
-Different:
-- the temperature steps before the actor's loss (`sac_impl.py:89-96`), ours after.
+Cal-QL
+- Critics, temperature and actor step in turn, each with what the one before has become
+  (`ddpg_impl.py:144-146`, `sac_impl.py:89-99`). Ours all step from the old state.
+- A tuned multiplier steps before the critics' loss (`cql_impl.py:94-99`), ours after.
+- The target without `max_q_backup` is at the policy's mean action (`cql_impl.py:223-228`), ours at
+  a sample; only the target with it is compared.
 
-Both SAC and Cal-QL: the loss of the temperature is linear in it (`sac_impl.py:111`), ours in its
-logarithm; a hook divides the gradient by the temperature here.
+SAC
+- The temperature steps before the actor's loss (`sac_impl.py:89-96`), ours after.
 
-ReBRAC is not compared: the package does not have it.
+SAC and Cal-QL
+- The loss of the temperature is linear in the temperature (`sac_impl.py:111`), ours in its
+  logarithm. A hook divides d3rlpy's gradient by the temperature here.
+- Mean and log std are two layers (`../../../models/torch/policies.py:124-129`), ours one.
 """
 
 import contextlib
 import copy
 import dataclasses
-import functools
+import math
 from unittest import mock
 
 import pytest
@@ -50,11 +47,14 @@ from d3rlpy.torch_utility import TorchMiniBatch
 
 from benchmarks import peers
 from stratdiff.agents.calql import CalQL, CalQLConfig
-from stratdiff.agents.iql import IQL, IQLConfig
+from stratdiff.agents.iql import IQL, MAX_WEIGHT, IQLConfig
 from stratdiff.agents.networks import CriticEnsemble, GaussianPolicy, SquashedGaussianPolicy
 from stratdiff.agents.sac import SAC, SACConfig
 from stratdiff.data.batch import Transition
 from stratdiff.nn import MLP
+
+# Tests run side by side, and threads that wait for each other make them slow.
+torch.set_num_threads(1)
 
 pytestmark = [
     pytest.mark.slow,
@@ -67,9 +67,9 @@ OBS, ACT, BATCH, HIDDEN = 5, 3, 48, (16, 16)
 # A high learning rate: a network used before its step in place of after it then shows.
 RATE = 1e-2
 EXACT = 1e-10
-# d3rlpy sums the critics' losses in a float32 (`models/torch/q_functions/ensemble_q_function.py`),
+# d3rlpy adds the critics' losses up in a float32 (`q_functions/ensemble_q_function.py:91-108`),
 # which leaves their gradients exact.
-SUMMED = {"critic_loss": 2e-7}
+SUMMED = {"critic_loss": 2e-7, "td_loss": 2e-7}
 NETS = {
     "actor": "policy",
     "value": "value_func",
@@ -118,8 +118,10 @@ def start(agent, config, rng):
     state = jax.tree.map(lambda x: x.astype(float) if x.dtype == np.float32 else x, state)
     algo = config.create(device="cpu:0")
     algo.create_impl((OBS,), ACT)
+    for module in vars(algo.impl._modules).values():
+        if isinstance(module, torch.nn.Module):
+            module.double()
     for name in names:
-        getattr(algo.impl._modules, NETS[name]).double()
         for theirs, ours in pairs(algo.impl._modules, state, name):
             assert theirs.shape == ours.shape
             theirs.data = torch.tensor(ours)
@@ -225,6 +227,10 @@ def compare(agent, config, in_our_order, draw, whatever_the_order):
     return seen
 
 
+def encoder():
+    return d3rlpy.models.VectorEncoderFactory(list(HIDDEN), activation="relu")
+
+
 def iql_in_our_order(impl, batch):
     """V, then the actor and Q with the new V."""
     optimizer = impl._modules.critic_optim.optim  # of V and Q; what has no gradient rests
@@ -242,9 +248,36 @@ def iql_in_our_order(impl, batch):
     return {"value_loss": v_loss, "critic_loss": q_loss, **actor}
 
 
+def test_iql(monkeypatch):
+    def our_head(policy, x):
+        mean = policy._mu(policy._encoder(x))
+        return ActionOutput(mean, torch.tanh(mean), policy._logstd.clamp(-5.0, 2.0))
+
+    monkeypatch.setattr("d3rlpy.models.torch.policies.NormalPolicy.forward", our_head)
+    options = IQLConfig(
+        learning_rate=RATE,
+        actor_schedule="constant",
+        actor_hidden=HIDDEN,
+        critic_hidden=HIDDEN,
+        expectile=0.75,  # d3rlpy rounds the loss's factor to float32, which this one is exact in
+        inverse_temperature=10.0,  # so that the bound of the weight plays a part
+    )
+    config = dataclasses.replace(
+        peers.iql_config(encoder()),
+        actor_learning_rate=RATE,
+        critic_learning_rate=RATE,
+        expectile=0.75,
+        weight_temp=10.0,
+    )
+    seen = compare(
+        IQL(options, OBS, ACT), config, iql_in_our_order, lambda rng: (), {"value", "actor"}
+    )
+    assert all(0.5 < m["advantage_weight_mean"] < MAX_WEIGHT for m in seen)
+
+
 @contextlib.contextmanager
 def step_put_off(optimizer, parameter):
-    """What takes a step midway takes it at the end, with the gradient it had midway."""
+    """A step that is taken meanwhile is taken at the end, with the gradient that it has now."""
     weight = parameter._parameter
     with mock.patch.object(optimizer, "step", lambda: weight.requires_grad_(False)):
         yield
@@ -252,67 +285,45 @@ def step_put_off(optimizer, parameter):
     optimizer.step()
 
 
-def off_policy_in_our_order(impl, batch, critics_first):
-    """The actor with the new critics or, from the same old state, the old; the temperature last."""
+def actor_in_our_order(impl, batch):
+    """The actor, then the temperature; the gradient of the critics stays what it is."""
     m = impl._modules
-    critic = impl.compute_critic_grad(batch)
-    if critics_first:
-        m.critic_optim.step()
-    m.q_funcs.requires_grad_(False)  # the actor's loss leaves their gradient alone
+    m.q_funcs.requires_grad_(False)
     with step_put_off(m.temp_optim, m.log_temp):
-        actor = impl.compute_actor_grad(batch)
+        losses = impl.update_actor(batch)
     m.q_funcs.requires_grad_(True)
-    if not critics_first:
-        m.critic_optim.step()
-    m.actor_optim.step()
+    return {"actor_loss": losses["actor_loss"], "entropy_temperature": losses["temp"]}
+
+
+def calql_in_our_order(impl, batch):
+    """All gradients at the old state."""
+    m = impl._modules
+    tuned = step_put_off(m.alpha_optim, m.log_alpha) if m.alpha_optim else contextlib.nullcontext()
+    with tuned:
+        critic = impl.compute_critic_grad(batch)
+    actor = actor_in_our_order(impl, batch)
+    m.critic_optim.step()
     impl.update_critic_target()
-    losses = {
-        "critic_loss": critic.critic_loss,
-        "actor_loss": actor.actor_loss,
-        "entropy_temperature": actor.temp,
+    # The conservative term is Σ_k α c (R_k - threshold), with c the constant weight.
+    gap = critic.conservative_loss / (2 * critic.alpha * impl._conservative_weight)
+    return actor | {
+        "td_loss": float(critic.critic_loss - critic.conservative_loss),
+        "conservative_gap": float(gap + impl._alpha_threshold),
+        "lagrange_multiplier": float(critic.alpha),
     }
-    return {name: float(loss) for name, loss in losses.items()}
 
 
-def encoder():
-    return d3rlpy.models.VectorEncoderFactory(list(HIDDEN), activation="relu")
-
-
-def test_iql(monkeypatch):
-    def own_head(policy, x):
-        mean = policy._mu(policy._encoder(x))
-        return ActionOutput(mean, torch.tanh(mean), policy._logstd.clamp(-5.0, 2.0))
-
-    monkeypatch.setattr("d3rlpy.models.torch.policies.NormalPolicy.forward", own_head)
-    # d3rlpy rounds |τ - 1(u < 0)| to float32: this one is exact in it.
-    agent = IQL(
-        IQLConfig(
-            learning_rate=RATE,
-            actor_schedule="constant",
-            actor_hidden=HIDDEN,
-            critic_hidden=HIDDEN,
-            expectile=0.75,
-            inverse_temperature=3.0,
-        ),
-        OBS,
-        ACT,
-    )
-    config = dataclasses.replace(
-        peers.iql_config(encoder()),
-        actor_learning_rate=RATE,
-        critic_learning_rate=RATE,
-        expectile=0.75,
-    )
-    seen = compare(agent, config, iql_in_our_order, lambda rng: (), {"value", "actor"})
-    assert max(m["advantage_weight_mean"] for m in seen) > 2
-
-
-def test_calql():
+@pytest.mark.parametrize("lagrange", [False, True], ids=["fixed", "lagrange"])
+def test_calql(lagrange):
+    alpha, threshold = (1.0, 0.8) if lagrange else (10.0, 0.0)
     options = CalQLConfig(
         actor_learning_rate=RATE,
         critic_learning_rate=RATE,
         actor_hidden=HIDDEN,
         critic_hidden=HIDDEN,
+        alpha=alpha,
+        lagrange=lagrange,
+        lagrange_threshold=threshold,
         max_target_backup=True,
     )
     config = dataclasses.replace(
@@ -320,8 +331,12 @@ def test_calql():
         actor_learning_rate=RATE,
         critic_learning_rate=RATE,
         temp_learning_rate=RATE,
+        conservative_weight=alpha,
+        alpha_threshold=threshold,
         max_q_backup=True,
     )
+    if lagrange:
+        config = dataclasses.replace(config, alpha_learning_rate=RATE, initial_alpha=math.e)
     n = options.sampled_actions
 
     def draw(rng):
@@ -333,11 +348,18 @@ def test_calql():
     seen = compare(
         CalQL(options, OBS, ACT),
         config,
-        functools.partial(off_policy_in_our_order, critics_first=False),
+        calql_in_our_order,
         draw,
-        {"critic", "target_critic", "log_temperature"},
+        {"log_temperature"} if lagrange else {"log_temperature", "critic", "target_critic"},
     )
     assert all(0.1 < m["calibrated_fraction"] < 0.9 for m in seen)
+
+
+def sac_in_our_order(impl, batch):
+    """The critics, the actor with the new critics and the old temperature, the temperature."""
+    losses = impl.update_critic(batch) | actor_in_our_order(impl, batch)
+    impl.update_critic_target()
+    return losses
 
 
 def test_sac():
@@ -352,7 +374,7 @@ def test_sac():
     compare(
         SAC(options, OBS, ACT),
         config,
-        functools.partial(off_policy_in_our_order, critics_first=True),
+        sac_in_our_order,
         lambda rng: rng.normal(size=(2, BATCH, 1, ACT)),
-        {"critic", "target_critic", "log_temperature"},
+        {"log_temperature", "critic", "target_critic"},
     )
