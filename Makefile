@@ -24,8 +24,8 @@ lint: setup
 test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
 
-# All but the fault suite, of which it runs what `make test` runs.
-test-all: lint
+# All but the fault suite, of which it runs what `make test` runs; with the comparisons with PyTorch.
+test-all: lint .venv/bench-ready
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not faults'
 
 # Kills, damage, full disks, hostile files, misbehaving environments: docs/reliability.md.

@@ -26,7 +26,7 @@ from stratdiff.experiments import read_spec
 from stratdiff.files import write_text
 from stratdiff.nn import MLP
 from stratdiff.sinks.jsonl import NAME, read_metrics
-from stratdiff.training.environments import find_environments
+from stratdiff.training.environments import find_environments, resolved
 from stratdiff.training.evaluate import Evaluator
 from stratdiff.training.loop import train
 from stratdiff.training.setup import make_setup, reward_scale
@@ -81,7 +81,8 @@ def ours_from_their_weights(config: Config) -> Curve:
     def uniform(self: MLP, *sizes: Any, **options: Any) -> None:
         usual(self, *sizes, **options | {"init": "uniform", "final_gain": 1.0})
 
-    with mock.patch.object(MLP, "__init__", uniform):
+    no_offset = mock.patch("stratdiff.agents.calql.INITIAL_LOG_STD", 0.0)
+    with mock.patch.object(MLP, "__init__", uniform), no_offset:
         return ours(config)
 
 
@@ -98,10 +99,11 @@ def _theirs_one(config: Config, seed: int) -> dict[int, float]:
 
     d3rlpy.seed(seed)
     data = load_dataset(config.dataset)
-    environments = find_environments(str(data.env_id), config.dataset, data, None)
+    config = resolved(config, data, None)
+    environments = find_environments(config, None, config.eval_episodes)
     task, options = environments.task, config.agent
     _, units = make_setup(config, task, reward_scale(config, data))
-    mean, std = data.normalizer()
+    mean, std = data.normalizer() if config.normalize_states else (0.0, 1.0)
     timeouts = data.ends & ~data.terminals
     timeouts[-1] |= not data.ends[-1]  # d3rlpy wants the last row to end an episode
     dataset = d3rlpy.dataset.MDPDataset(
@@ -114,7 +116,8 @@ def _theirs_one(config: Config, seed: int) -> dict[int, float]:
     )
     encoder = d3rlpy.models.VectorEncoderFactory(list(options.actor_hidden), activation="relu")
     if config.base == "iql":
-        decay = CosineAnnealingLRFactory(config.offline_steps)
+        cosine = options.actor_schedule == "cosine"
+        decay = CosineAnnealingLRFactory(config.offline_steps) if cosine else None
         plan = dataclasses.replace(
             peers.iql_config(encoder),
             actor_learning_rate=options.learning_rate,

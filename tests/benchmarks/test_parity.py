@@ -7,6 +7,8 @@ from benchmarks import parity
 
 pytest.importorskip("d3rlpy")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.filterwarnings("ignore")  # d3rlpy's own
 @pytest.mark.parametrize("base", ["iql", "calql"])
