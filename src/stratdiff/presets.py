@@ -71,7 +71,11 @@ def override(options: dict[str, Any], changes: dict[str, Any]) -> None:
             options[key] = copy.deepcopy(value)
 
 
-# What IQL did before it had these options.
+# The whole table of IQL's options in a config of version 0.1, and what IQL did then.
+_EARLIER_OPTIONS = {
+    *("learning_rate", "actor_hidden", "critic_hidden", "discount", "polyak", "expectile"),
+    *("online_expectile", "inverse_temperature", "max_target_actions"),
+}
 _EARLIER_IQL = {"actor_schedule": "cosine", "final_gain": 1e-2, "online_target": "max-q"}
 
 
@@ -106,7 +110,7 @@ def translated(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
         out["behaviour"] = {"solver": "multistep"} | kept
         said.append("behaviour.time_grid 'lambda' as behaviour.solver 'multistep'")
     iql = out.get("iql")
-    if isinstance(iql, dict) and "max_target_actions" in iql and "online_target" not in iql:
+    if isinstance(iql, dict) and iql.keys() == _EARLIER_OPTIONS:
         out["iql"] = _EARLIER_IQL | iql
         said.append(f"iql with {', '.join(f'{k} {v!r}' for k, v in _EARLIER_IQL.items())}")
     note = f"options of an earlier version are read: {', '.join(said)}" if said else ""

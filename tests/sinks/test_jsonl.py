@@ -161,6 +161,7 @@ def test_a_directory_that_is_gone_is_noticed_at_the_next_log_point(tmp_path, how
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_stops_the_run_and_closing_says_nothing_more(tmp_path):
     log = MetricsLog(tmp_path, {})
+    log.close()
     log._file = Path("/dev/full").open("ab")  # noqa: SIM115
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")

@@ -10,6 +10,7 @@ import runs
 import stratdiff
 from stratdiff.cli.parsing import show_result
 from stratdiff.errors import BadEnvironment, RunStopped, UserError
+from stratdiff.files import unsummed
 from stratdiff.report.page import report, short_rows
 from stratdiff.sinks.progress import Reporter
 from stratdiff.training.evaluate import episode_seed
@@ -224,7 +225,7 @@ def test_a_run_whose_environment_fails_is_resumed_once_it_is_mended(tiny, tmp_pa
     points = [p for p in runs.log_points(result.directory) if "score" in p]
     assert [p["score"] == [None] for p in points] == [True, True, False, False]
     text = (result.directory / "summary.json").read_text()
-    assert "NaN" not in text and result.summary == json.loads(text)
+    assert "NaN" not in text and result.summary == unsummed(json.loads(text))
     assert result.summary["score"]["before"] == {"per_seed": [None], "mean": None}
     assert "before —, after " in repr(result)
     assert (result.directory / "curves.png").read_bytes()[:4] == b"\x89PNG"

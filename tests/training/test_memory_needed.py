@@ -13,7 +13,9 @@ from stratdiff.training.state import Setup
 
 def setup(base="iql", score="guided", capacity=100, **options):
     config = make_config("demo", base=base, score=score, dataset="memory", **options)
-    return Setup(config.algorithm(11, 3, 1.0), 11, 3, 256, 128, 100, 1, capacity, 1000, None)
+    return Setup(
+        config.algorithm(11, 3, 1.0), 11, 3, 256, (128, 128), 100, 1, 0, capacity, 1000, None
+    )
 
 
 def data(rows):
