@@ -132,6 +132,7 @@ def toml(name, table):
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.slow
 def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path, capfd, untrusting):
     registry.trust(pointmass.ENV)  # as the command line does; the cells' processes inherit it
     cells, out, said = read_spec(spec), tmp_path / "out", []

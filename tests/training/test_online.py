@@ -9,7 +9,7 @@ from steps import made_up, run, same, setup
 from stratdiff.training import online
 
 
-@pytest.mark.parametrize("base", ["iql", "calql"])
+@pytest.mark.parametrize("base", ["iql", pytest.param("calql", marks=pytest.mark.slow)])
 def test_rho_0_treats_every_row_as_online(tiny, base):
     _, guided, total = run(tiny(base=base, rho=0.0))
     _, random, _ = run(tiny(base=base, score="random", rho=0.0))

@@ -12,7 +12,9 @@ from stratdiff.training.state import stream
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere seeds are vmapped")
-@pytest.mark.parametrize("phase", ["base", "behaviour", "energy"])
+@pytest.mark.parametrize(
+    "phase", ["base", *(pytest.param(p, marks=pytest.mark.slow) for p in ("behaviour", "energy"))]
+)
 def test_a_seed_among_others_has_the_bits_of_its_own_run(tiny, phase):
     def after(seeds):
         made, state, data, stored = setup(tiny(base="calql"), seeds)

@@ -103,7 +103,7 @@ def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_good_state(tin
     assert all(np.isfinite(array).all() for layer in policy.layers for array in layer)
 
 
-@pytest.mark.parametrize("base", ["iql", "calql"])
+@pytest.mark.parametrize("base", ["iql", pytest.param("calql", marks=pytest.mark.slow)])
 def test_fine_tuning_beats_the_pre_trained_policy(base, data_file, tmp_path):
     """PointMass: the data's policy moves clumsily; both bases must get clearly better online."""
     config = make_config(

@@ -59,6 +59,7 @@ def test_a_loop_of_ones_own_gives_the_bits_of_train(small_run, tmp_path):
         assert same(session.finish(), small_run)
 
 
+@pytest.mark.slow
 def test_two_seeds_side_by_side_give_the_bits_of_train(tiny, tmp_path):
     """States are [seeds, obs]; evaluation has environments of its own."""
     config = tiny(seeds=[3, 5], score="support", base="calql", offline_steps=20)

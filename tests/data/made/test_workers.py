@@ -11,7 +11,11 @@ ROWS = 3000
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"), [("hopper-medium-replay", 10_000), ("antmaze-umaze", 6000)]
+    ("name", "rows"),
+    [
+        ("hopper-medium-replay", 10_000),
+        pytest.param("antmaze-umaze", 6000, marks=pytest.mark.slow),
+    ],
 )
 def test_the_same_bits_with_any_number_of_processes(cache, name, rows, monkeypatch):
     keys = (*KEYS, "infos/goal")
