@@ -47,7 +47,12 @@ OPTIONS = {
     "behaviour": {"widths": [6, 4], "support_actions": 3, "solver_steps": 3, "batch_size": 7},
     "energy": {"hidden": [4], "batch_size": 6},
 }
-KINDS = [(base, score) for base in ("iql", "calql") for score in SCORES.names()] + [("sac", "none")]
+FAST = {("iql", "guided"), ("calql", "support"), ("sac", "none")}
+KINDS = [
+    pytest.param(base, score, marks=[] if (base, score) in FAST else pytest.mark.slow)
+    for base in ("iql", "calql", "sac")
+    for score in (SCORES.names() if base != "sac" else ("none",))
+]
 # What no phase can do without, and what is kept of it beside its arrays.
 ALWAYS = {"env", "recipe", "seeds", "log_interval"}
 NOT_IN_THE_PROGRAM = {
