@@ -176,6 +176,7 @@ def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path, c
     assert "3 cells: 1 done before, 1 that cannot be run" in said
 
 
+@pytest.mark.slow
 def test_a_damaged_phase_is_trained_again_and_a_broken_cell_is_named(spec, tmp_path):
     cells, out = [c for c in read_spec(spec) if c.variant == "base"], tmp_path / "out"
     assert compare(cells, out, say=lambda _: None) == {}

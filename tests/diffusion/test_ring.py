@@ -39,6 +39,7 @@ def test_guided_weights_by_sampling_the_definition():
     np.testing.assert_allclose(ring.guided_weights(), shares, atol=0.006)
 
 
+@pytest.mark.slow
 def test_ring():
     # A short training: the shares are right, the modes still blurred, 0.09 to 0.12 for 0.05.
     pool, guided = run(3000, 1500, (32, 32), 256)

@@ -432,6 +432,7 @@ def command_line(config):
     return [part for k, v in options for part in ("--" + k.replace("_", "-"), str(v))]
 
 
+@pytest.mark.slow
 def test_main_prints_the_scores_and_repeats_them(run_config, capsys):
     single = load(**make_constants(run_config))
     before, after = single.main(command_line(run_config))

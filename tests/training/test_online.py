@@ -27,6 +27,7 @@ def test_the_split_changes_what_is_learned(tiny):
     assert not same(guided.learned.agent, support.learned.agent)
 
 
+@pytest.mark.slow
 def test_several_seeds_equal_single_runs(tiny):
     """To floating-point tolerance: matrix products of two seeds round differently from one's.
 
