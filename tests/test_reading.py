@@ -47,7 +47,6 @@ READERS = (
     reading.read_toml,
     reading.read_npz,
     reading.npz_keys,
-    reading.read_npy,
     reading.read_safetensors,
 )
 
@@ -144,8 +143,6 @@ BAD_NPY = {
 @pytest.mark.parametrize("case", BAD_NPY)
 def test_arrays_that_are_refused(path, case):
     content, words = BAD_NPY[case]
-    path.write_bytes(content)
-    refused(reading.read_npy, path, str(path), words)
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         with zipfile.ZipFile(path, "w", method) as file:
             file.writestr("a.npy", content)

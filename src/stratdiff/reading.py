@@ -245,20 +245,6 @@ def _read_member(file: zipfile.ZipFile, member: str, where: str) -> np.ndarray:
         return _plain_array(stream, info.file_size, member)
 
 
-def read_npy(path: str | Path, what: str) -> np.ndarray:
-    """The array of an .npy file.
-
-    Raises:
-        UserError: see `regular_file`; it is no such file, is cut off, or holds no plain array.
-    """
-    path = regular_file(path, what)
-    try:
-        with path.open("rb") as file:
-            return _plain_array(file, path.stat().st_size, path.name)
-    except _DAMAGE as error:
-        raise _unreadable(path, what, "a plain array", error) from error
-
-
 def _plain_array(stream: Any, stored: int, name: str) -> np.ndarray:
     """The array of a stream of `stored` bytes. ValueError where its header says something else."""
     readers = {
