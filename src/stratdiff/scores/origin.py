@@ -1,6 +1,6 @@
 """The control that decides what a score is worth: where a row came from, which is known for free.
 
-It splits as APL does (Zheng et al. 2023, arXiv 2303.07693).
+It follows APL, which splits whole batches by origin (Zheng et al. 2023, arXiv 2303.07693).
 """
 
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
