@@ -4,11 +4,15 @@ import os
 import shutil
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and compute little. Processes that a test starts have the usual flags.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+_flags = ["--xla_backend_optimization_level=0"]
+if version("jaxlib").startswith("0.10."):  # later ones refuse the first of these
+    _flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_llvm_disable_expensive_passes=true"]
+os.environ.setdefault("XLA_FLAGS", " ".join(_flags))
 # The workers of a run share what they compile.
 if "PYTEST_XDIST_TESTRUNUID" in os.environ:
     _compiled = f"stratdiff-tests-{os.environ['PYTEST_XDIST_TESTRUNUID']}"

@@ -28,6 +28,7 @@ OPTIONS = {
     "rho": 1.0,
     "iql": {"actor_hidden": HIDDEN, "critic_hidden": HIDDEN},
     "calql": {"actor_hidden": HIDDEN, "critic_hidden": HIDDEN, "sampled_actions": 4},
+    "rebrac": {"actor_hidden": HIDDEN, "critic_hidden": HIDDEN},
     "behaviour": {"widths": (16, 8), "support_actions": 4, "solver_steps": 2},
     "energy": {"hidden": (16, 16)},
 }

@@ -39,6 +39,7 @@ TINY = {
     "iql": {"actor_hidden": [8, 8], "critic_hidden": [8, 8], "final_gain": 1e-2},
     "calql": {"actor_hidden": [8, 8], "critic_hidden": [8, 8], "sampled_actions": 3},
     "sac": {"actor_hidden": [8, 8], "critic_hidden": [8, 8]},
+    "rebrac": {"actor_hidden": [8, 8], "critic_hidden": [8, 8]},
     "behaviour": {"widths": [16, 8], "support_actions": 4, "batch_size": 16, "solver_steps": 4},
     "energy": {"hidden": [8, 8], "batch_size": 16},
 }

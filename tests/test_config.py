@@ -101,7 +101,7 @@ EVERYWHERE = {
     "energy.hidden": (256, 256, 256, 256),
     "inverse_temperature": 3.0,
 }
-BASES = ("iql", "calql", "sac")
+BASES = ("iql", "calql", "sac", "rebrac")
 
 
 def chosen(option):

@@ -57,7 +57,7 @@ def refused(name, *words):
 @pytest.mark.parametrize(
     ("parts", "names"),
     [
-        (AGENTS, ("iql", "calql", "sac")),
+        (AGENTS, ("iql", "calql", "sac", "rebrac")),
         (SCORES, ("none", "random", "origin", "guided", "support", "likelihood")),
         (SPLITS, ("ratio", "exchange")),
     ],

@@ -102,7 +102,7 @@ class RunOptions:
     env_spec: Object = ""
     """Gymnasium's EnvSpec of the environment as JSON; empty: the data set's."""
     base: str = "iql"
-    """Base algorithm: iql, calql, sac, or module:Class."""
+    """Base algorithm: iql, calql, rebrac, sac, or module:Class."""
     score: str = "guided"
     """Alignment score: none (plain fine-tuning), random, origin, guided, support, likelihood, or
     module:Class."""

@@ -47,6 +47,17 @@ def _(size: int, batched: list[bool], key: Key[Array, " size"]) -> tuple[Bool[Ar
     return _always(key[0]), False  # a predicate of its own for each seed would make a select
 
 
+@jax.custom_batching.custom_vmap
+def in_common(x: Array) -> Array:
+    """A value that all seeds have in common, so that a branch on it stays one under `vmap`."""
+    return x
+
+
+@in_common.def_vmap
+def _(size: int, batched: list[bool], x: Array) -> tuple[Array, bool]:
+    return (x[0] if batched[0] else x), False
+
+
 def isolated(function: Callable[..., T], key: PRNGKeyArray, *operands: PyTree) -> T:
     """`function(key, *operands)` as a computation of its own in the compiled program.
 
@@ -54,6 +65,7 @@ def isolated(function: Callable[..., T], key: PRNGKeyArray, *operands: PyTree) -
     with ρ = 1 the base algorithm's update has the bits of plain fine-tuning. The branch is always
     taken. (`jax.lax.optimization_barrier` is gone on a CPU before the compiler fuses.)
     """
+    function = jax.jit(function, inline=True)  # traced once for both uses
     shapes = jax.eval_shape(function, key, *operands)
 
     def zeros(*_: PyTree) -> T:
@@ -62,9 +74,14 @@ def isolated(function: Callable[..., T], key: PRNGKeyArray, *operands: PyTree) -
     return jax.lax.cond(_always(key), function, zeros, key, *operands)
 
 
+def put(x: np.ndarray) -> Array:
+    """An array of one's own on the device. `jnp.asarray` would compile a program for each shape."""
+    return jax.device_put(x)
+
+
 def copy(tree: T) -> T:
     """The same weights in buffers of their own, so that a state may be donated."""
-    return jax.tree.map(lambda x: x if _shape_only(x) else jnp.asarray(np.array(x)), tree)
+    return jax.tree.map(lambda x: x if _shape_only(x) else put(np.array(x)), tree)
 
 
 def stack(trees: list[T]) -> T:
@@ -73,7 +90,7 @@ def stack(trees: list[T]) -> T:
     def one(*leaves: Any) -> Array:
         if _shape_only(leaves[0]):
             return jnp.stack(leaves)
-        return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]))
+        return put(np.stack([np.asarray(leaf) for leaf in leaves]))
 
     return jax.tree.map(one, *trees)
 
@@ -152,8 +169,8 @@ class Linear(eqx.Module):
             bound = gain / n_in**0.5
             weight = rng.uniform(-bound, bound, (n_in, n_out))
             bias = rng.uniform(-bound, bound, n_out)
-        self.weight = jnp.asarray(weight.astype(np.float32))
-        self.bias = jnp.asarray(bias.astype(np.float32))
+        self.weight = put(weight.astype(np.float32))
+        self.bias = put(bias.astype(np.float32))
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         return dot(x, self.weight) + self.bias
@@ -176,14 +193,16 @@ class LayerNorm(eqx.Module):
 
 
 class MLP(eqx.Module):
-    """Hidden layers with an activation (and layer normalisation before it, if asked), then linear.
+    """Hidden layers with an activation, then a linear one.
 
     `final_gain` scales the last layer's initial weights: small values start the output near zero.
+    `layer_norm` normalises before each activation, with `norm_after` behind it.
     """
 
     layers: list[Linear]
     norms: list[LayerNorm]
     activation: Activation = eqx.field(static=True)
+    norm_after: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -195,6 +214,7 @@ class MLP(eqx.Module):
         init: Init = "orthogonal",
         final_gain: float = 1e-2,
         layer_norm: bool = False,
+        norm_after: bool = False,
     ) -> None:
         sizes = [n_in, *hidden, n_out]
         keys = jax.random.split(key, len(sizes) - 1)
@@ -205,7 +225,7 @@ class MLP(eqx.Module):
             for a, b, k, g in zip(sizes[:-1], sizes[1:], keys, gains, strict=True)
         ]
         self.norms = [LayerNorm(h) for h in hidden] if layer_norm else []
-        self.activation = activation
+        self.activation, self.norm_after = activation, norm_after
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         return self._after_first(self.layers[0](x))
@@ -246,7 +266,11 @@ class MLP(eqx.Module):
         return x
 
     def _activate(self, i: int, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
-        return _ACTIVATIONS[self.activation](self.norms[i](x) if self.norms else x)
+        activation = _ACTIVATIONS[self.activation]
+        if not self.norms:
+            return activation(x)
+        norm = self.norms[i]
+        return norm(activation(x)) if self.norm_after else activation(norm(x))
 
 
 class FourierFeatures(eqx.Module):
@@ -259,7 +283,7 @@ class FourierFeatures(eqx.Module):
 
     def __init__(self, n: int, key: PRNGKeyArray, scale: float = 30.0) -> None:
         drawn = np.zeros(n // 2) if _shape_only(key) else numpy_rng(key).normal(size=n // 2)
-        self.frequencies = jnp.asarray((scale * drawn).astype(np.float32))
+        self.frequencies = put((scale * drawn).astype(np.float32))
 
     def __call__(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch n"]:
         angle = 2 * jnp.pi * t[..., None] * jax.lax.stop_gradient(self.frequencies)

@@ -26,13 +26,16 @@ def to_numpy(tree):
 
 
 def mlp(net, x):
-    """Linear, layer normalisation where there is one, ReLU, ...; linear."""
+    """Linear, ReLU, before or after it layer normalisation where there is one, ...; linear."""
     for i, layer in enumerate(net.layers[:-1]):
         x = x @ layer.weight + layer.bias
+        if net.norm_after:
+            x = np.maximum(x, 0)
         if net.norms:
             x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
             x = x * net.norms[i].scale + net.norms[i].shift
-        x = np.maximum(x, 0)
+        if not net.norm_after:
+            x = np.maximum(x, 0)
     return x @ net.layers[-1].weight + net.layers[-1].bias
 
 

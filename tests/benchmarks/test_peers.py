@@ -1,9 +1,9 @@
-"""d3rlpy's IQL, Cal-QL and SAC compute what ours do, in float64, with the same weights and noise.
+"""d3rlpy's bases compute what ours do, in float64, with the same weights and noise.
 
 Held are the losses of 20 updates and all weights after them. d3rlpy's losses, gradients and
 optimisers are its own, and so are its networks but for one head; what is called in which order is
 ours. One more update is in d3rlpy's order: what the order has no part in agrees after it, and
-nothing else does. ReBRAC is not compared, as the package does not have it.
+nothing else does.
 
 Where they differ, with the lines of d3rlpy 2.8.1 in `algos/qlearning/torch`:
 
@@ -21,6 +21,11 @@ Cal-QL
 
 SAC
 - The temperature steps before the actor's loss (`sac_impl.py:89-96`), ours after.
+
+ReBRAC
+- The actor's target follows the actor from after its step (`td3_impl.py:inner_update`), ours, as
+  the authors', the actor from before it.
+- Layer normalisation adds 1e-5 to the variance; ours adds 1e-6, which d3rlpy is given here.
 
 SAC and Cal-QL
 - The loss of the temperature is linear in the temperature (`sac_impl.py:111`), ours in its
@@ -49,6 +54,7 @@ from benchmarks import peers
 from stratdiff.agents.calql import CalQL, CalQLConfig
 from stratdiff.agents.iql import IQL, MAX_WEIGHT, IQLConfig
 from stratdiff.agents.networks import CriticEnsemble, GaussianPolicy, SquashedGaussianPolicy
+from stratdiff.agents.rebrac import ReBRAC, ReBRACConfig
 from stratdiff.agents.sac import SAC, SACConfig
 from stratdiff.data.batch import Transition
 from stratdiff.nn import MLP
@@ -72,6 +78,7 @@ EXACT = 1e-10
 SUMMED = {"critic_loss": 2e-7, "td_loss": 2e-7}
 NETS = {
     "actor": "policy",
+    "target_actor": "targ_policy",
     "value": "value_func",
     "critic": "q_funcs",
     "target_critic": "targ_q_funcs",
@@ -225,6 +232,47 @@ def compare(agent, config, in_our_order, draw, whatever_the_order):
     assert {name for name in names if far[name] < EXACT} == whatever_the_order, far
     assert {name for name in names if far[name] < 1e3 * EXACT} == whatever_the_order, far
     return seen
+
+
+def rebrac_in_our_order(impl, batch):
+    """The critics; at every second update the target actor, the actor, the target critics."""
+    losses = impl.update_critic(batch)
+    if impl.updates % 2 == 0:
+        impl.update_actor_target()
+        losses |= {"actor_loss": impl.update_actor(batch)["actor_loss"]}
+        impl.update_critic_target()
+    impl.updates += 1
+    return losses
+
+
+def test_rebrac(monkeypatch):
+    normal = torch.nn.LayerNorm
+    monkeypatch.setattr(torch.nn, "LayerNorm", lambda size: normal(size, eps=1e-6))
+    monkeypatch.setattr(d3rlpy.algos.qlearning.torch.rebrac_impl.ReBRACImpl, "updates", 0, False)
+    penalties = {"actor_penalty": 0.3, "critic_penalty": 0.2}
+    options = ReBRACConfig(
+        actor_learning_rate=RATE,
+        critic_learning_rate=RATE,
+        actor_hidden=HIDDEN,
+        critic_hidden=HIDDEN,
+        **penalties,
+    )
+    critic_encoder = dataclasses.replace(encoder(), use_layer_norm=True)
+    config = d3rlpy.algos.ReBRACConfig(
+        actor_learning_rate=RATE,
+        critic_learning_rate=RATE,
+        actor_encoder_factory=encoder(),
+        critic_encoder_factory=critic_encoder,
+        actor_beta=0.3,
+        critic_beta=0.2,
+    )
+    compare(
+        ReBRAC(options, OBS, ACT),
+        config,
+        rebrac_in_our_order,
+        lambda rng: (rng.normal(size=(BATCH, ACT)),),
+        {"critic", "target_critic", "actor"},
+    )
 
 
 def encoder():

@@ -46,6 +46,33 @@ def test_transitions_by_hand(dataset):
     np.testing.assert_array_equal(batch.mc_return, [9.5, 9.0, -np.inf])
 
 
+def test_next_actions_by_hand(dataset):
+    data = to_device(dataset, 1.0, 0.0, 0.5, False)
+    # Of row 3 it is that of the time limit's row, of the terminal row 2 it plays no part.
+    found = data.take(jnp.array([0, 1, 3, 4])).next_action
+    np.testing.assert_array_equal(found, dataset.actions[[1, 2, 4, 6]])
+
+
+def test_next_actions_that_no_step_took_are_unknown():
+    # Row 2 was added for its state: it is no transition, and its action is zero. Row 1's is zero
+    # as well, but a step took it.
+    action = np.array([0.5, 0.0, 0.0, 0.25, 0.5], np.float32)[:, None]
+    dataset = from_arrays(
+        "five rows",
+        {
+            "observations": np.arange(5, dtype=np.float32)[:, None],
+            "actions": action,
+            "rewards": np.zeros(5, np.float32),
+            "terminals": np.zeros(5, np.float32),
+            "timeouts": np.array([0, 0, 1, 0, 0], np.float32),
+        },
+    )
+    data = to_device(dataset, 1.0, 0.0, 0.5, False)
+    np.testing.assert_array_equal(data.rows, [0, 1, 3])
+    found = data.take(jnp.arange(3)).next_action
+    np.testing.assert_array_equal(found, np.array([[0.0], [np.nan], [0.5]], np.float32))
+
+
 def test_sparse_returns_of_a_trajectory_that_fails(dataset):
     # Reward 10 r - 5: rows 3 and 4 never get anything, -5 / (1 - 0.5) at each.
     data = to_device(dataset, scale=10.0, shift=-5.0, discount=0.5, sparse=True)

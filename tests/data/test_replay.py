@@ -64,8 +64,9 @@ def test_insert_overwrites_the_oldest(count):
         if i is None:
             assert not replay.data.obs[row].any()
             continue
-        expected = (*transition(i, reward=10.0 * i), support(i))
-        for found, value in zip((*replay.data, replay.stored), expected, strict=True):
+        expected = transition(i, reward=10.0 * i), support(i)
+        both = jax.tree.leaves((replay.data, replay.stored)), jax.tree.leaves(expected)
+        for found, value in zip(*both, strict=True):
             np.testing.assert_array_equal(found[row], value)
 
 
@@ -145,3 +146,40 @@ def test_failed_sparse_episode_would_have_gone_on_so():
         replay = insert(replay, transition(i, reward), ())
     replay = replay.finish_episode(jnp.asarray(2), 0.9, 5, failure_reward=-5.0)
     np.testing.assert_allclose(replay.data.mc_return[:4], [-50, -50, -0.5, 5], rtol=1e-5)
+
+
+def taken(count, rows, replace=None):
+    """The next actions of these rows after `count` transitions, some of them replaced."""
+    replay = empty()
+    for i in range(count):
+        replay = insert(replay, (replace or {}).get(i) or transition(i), ())
+    return np.asarray(jax.jit(Replay.take)(replay, jnp.array(rows)).next_action)[:, 0]
+
+
+def test_the_action_that_followed():
+    # The newest row is 3: what came after it is not known yet.
+    found = taken(4, [0, 1, 2, 3])
+    np.testing.assert_allclose(found, [0.01, 0.02, 0.03, np.nan])
+    # Row 1 ends an episode; the next one starts elsewhere.
+    other = transition(2)._replace(obs=jnp.array([50.0, 50.0]))
+    np.testing.assert_allclose(taken(4, [0, 1, 2], {2: other}), [0.01, np.nan, 0.03])
+
+
+def test_the_action_that_followed_in_a_full_buffer():
+    # Rows hold the steps 7, 8, 9, 3, 4, 5, 6; behind the newest, 9, stands the oldest, 3.
+    found = taken(CAPACITY + 3, [0, 1, 2, 3, CAPACITY - 1])
+    np.testing.assert_allclose(found, [0.08, 0.09, np.nan, 0.04, 0.07])
+    # Even where it happens to start where the newest step ended.
+    same = transition(3)._replace(obs=transition(10).obs)
+    assert np.isnan(taken(CAPACITY + 3, [2], {3: same})).all()
+
+
+def test_a_transition_is_taken_as_it_is():
+    replay = empty(STORED)
+    for i in range(CAPACITY + 2):
+        replay = insert(replay, transition(i, reward=10.0 * i), support(i))
+    found = jax.jit(Replay.take)(replay, jnp.array([0, 4]))
+    for j, i in enumerate((7, 4)):
+        for name, value in transition(i, reward=10.0 * i)._asdict().items():
+            if name != "next_action":
+                np.testing.assert_array_equal(getattr(found, name)[j], value)

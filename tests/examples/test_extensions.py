@@ -115,7 +115,6 @@ def command(tmp_path_factory):
     cache = tmp_path_factory.mktemp("xla")
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, (EXTENSIONS, TESTS, TESTS.parent / "src"))),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
         # The processes compile the same programs.
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -179,6 +178,7 @@ def test_all_five_train_together(trained, folder):
     assert_same_table(trained)
 
 
+@pytest.mark.slow
 def test_a_run_directory_with_code_is_resumed_only_if_it_is_trusted(trained, command, tmp_path):
     cut = tmp_path / "cut"
     shutil.copytree(trained, cut)
@@ -343,7 +343,9 @@ AGENTS = {
 }
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize(
+    "name", [n if n == "iql" else pytest.param(n, marks=pytest.mark.slow) for n in AGENTS]
+)
 def test_a_dynamic_split_drives_the_agent(name):
     """The update is that of the agent with the same number as a constant."""
     kind, options = AGENTS[name]

@@ -64,6 +64,7 @@ def test_every_figure_and_table_is_there(made):
     assert not [p for p in made.parent.iterdir() if p != made]
 
 
+@pytest.mark.slow
 def test_the_compact_file_gives_the_same_report(made, tmp_path):
     report([str(made / "results.json")], str(tmp_path / "again"))
     first, again = files(made), files(tmp_path / "again")
@@ -236,6 +237,7 @@ def test_a_run_without_an_online_phase(tmp_path, undrawn):
     assert (tmp_path / "out" / "figures" / "offline.svg").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_the_program(tiny, tmp_path):
     """What `train` really leaves is what is read."""
     from stratdiff import train

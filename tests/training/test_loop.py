@@ -1,6 +1,7 @@
 """`train` and `resume`: killed and resumed, given environments, directories that are taken."""
 
 import json
+import shutil
 
 import gymnasium
 import numpy as np
@@ -71,6 +72,29 @@ def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(programs, tiny, tm
     assert [call[3] for call in kept] == sorted(call[3] for call in kept)
     assert all(shape == [2] for call in kept for shape in call[4].values())
     assert [name for name, *_ in runs.recorded(cut)].count("finish") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"base": "calql", "score": "support", "split": "exchange", "guidance_scale": "auto"},
+        {"base": "rebrac", "score": "likelihood", "split": "exchange"},
+        {"base": "iql", "score": "guided", "guidance": "exact", "guidance_scale": "auto"},
+        {"base": "calql", "score": "origin", "split": "exchange", "exchange_odds": np.inf},
+    ],
+)
+def test_what_adapts_online_resumes_to_the_same_bits(tiny, tmp_path, options):
+    """The running windows and the guidance scale are in the state."""
+    whole = stratdiff.train(tiny(seeds=[0, 1], **options), tmp_path / "run", reporter=runs.QUIET)
+    cut = runs.copy(whole, tmp_path / "cut")
+    *_, before_the_last, last = sorted((cut / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    assert before_the_last.name.isdigit()
+    shutil.rmtree(last)
+    (cut / "summary.json").unlink()
+    again = stratdiff.resume(cut, reporter=runs.QUIET)
+    assert again.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
+    assert runs.log_points(cut) == runs.log_points(whole.directory)
 
 
 def test_resuming_a_finished_run_changes_nothing(small_run):
@@ -149,6 +173,7 @@ def test_one_object_trains_one_seed_without_a_second_environment(tiny, tmp_path)
     assert named.summary["parameters_sha256"] == result.summary["parameters_sha256"]
 
 
+@pytest.mark.slow
 def test_a_factory_makes_evaluation_environments_when_they_are_needed(tiny, tmp_path):
     config = tiny(score="none", seeds=[3, 5], offline_steps=20, online_steps=40)
     made = []  # environments at the begin of each phase

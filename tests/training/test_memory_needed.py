@@ -26,7 +26,7 @@ def data(rows):
     return DeviceData(*map(jax.numpy.asarray, arrays))
 
 
-@pytest.mark.parametrize("base", ["iql", "calql", "sac"])
+@pytest.mark.parametrize("base", ["iql", "calql", "sac", "rebrac"])
 def test_the_shapes_are_those_of_the_state(base):
     small = {base: {"actor_hidden": [8], "critic_hidden": [8]}, "behaviour": {"widths": [8, 8]}}
     made = setup(base, "none" if base == "sac" else "support", **small)

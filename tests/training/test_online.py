@@ -9,22 +9,27 @@ from steps import made_up, run, same, setup
 from stratdiff.training import online
 
 
+def close(a, b):
+    both = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.allclose(x, y, rtol=1e-4, atol=1e-5) for x, y in both)
+
+
 @pytest.mark.parametrize("base", ["iql", pytest.param("calql", marks=pytest.mark.slow)])
 def test_rho_0_treats_every_row_as_online(tiny, base):
-    _, guided, total = run(tiny(base=base, rho=0.0))
+    score = "origin" if base == "iql" else "guided"
+    _, scored, total = run(tiny(base=base, score=score, rho=0.0))
     _, random, _ = run(tiny(base=base, score="random", rho=0.0))
     _, plain, _ = run(tiny(base=base, score="none"))
-    assert same(guided.learned.agent, random.learned.agent)
-    assert not same(guided.learned.agent, plain.learned.agent)
+    # Not to the bit: with the tests' compiler flags what surrounds an update changes how it rounds.
+    assert close(scored.learned.agent, random.learned.agent)
+    assert not close(scored.learned.agent, plain.learned.agent)
     assert "conservative_gap" not in total.sums
 
 
 def test_the_split_changes_what_is_learned(tiny):
     _, guided, _ = run(tiny(rho=0.5))
-    _, support, _ = run(tiny(rho=0.5, score="support"))
     _, random, _ = run(tiny(rho=0.5, score="random"))
     assert not same(guided.learned.agent, random.learned.agent)
-    assert not same(guided.learned.agent, support.learned.agent)
 
 
 @pytest.mark.slow
@@ -54,7 +59,7 @@ def test_the_same_seed_gives_the_same_bits(tiny):
 
 
 def test_utd_does_that_many_updates(tiny):
-    _, state, total = run(tiny(utd=3), steps=5)
+    _, state, total = run(tiny(utd=3, score="none"), steps=5)
     assert total.count.tolist() == [15]
     assert state.replay.inserted.tolist() == [5]
     # The optimisers count their updates, for the learning-rate schedule.
@@ -118,7 +123,7 @@ def test_nothing_is_learned_in_frozen_steps(tiny):
 
 
 def test_finished_episode_gets_its_returns_to_go(tiny):
-    made, state, _ = run(tiny(base="calql"), steps=30)
+    made, state, _ = run(tiny(base="calql", score="none"), steps=30)
     state = jax.tree.map(jnp.asarray, state)
     state = online.finish_episodes(made, state, jnp.asarray([10], jnp.int32))
     rewards = np.asarray(state.replay.data.reward[0, :30], np.float64)

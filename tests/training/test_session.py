@@ -95,6 +95,7 @@ def killed(small_run, tmp_path_factory, programs):
     code += f"t.child({str(config)!r}, {str(directory)!r})"
     # With the flags of this process, whose run it is compared with.
     flags = {"XLA_FLAGS": os.environ["XLA_FLAGS"]}
+    flags["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(programs))
     path = os.pathsep.join((str(runs.TESTS / "training"), str(runs.TESTS), runs.SRC))
     process = runs.process(programs, "-c", code, **flags, PYTHONPATH=path)
     text, _ = process.communicate(timeout=300)
@@ -102,6 +103,7 @@ def killed(small_run, tmp_path_factory, programs):
     return directory
 
 
+@pytest.mark.slow
 def test_a_killed_session_goes_on_with_its_episode_to_the_same_bits(killed, small_run, tmp_path):
     with opened(small_run.config, runs.copy(killed, tmp_path / "run")) as session:
         driver = runs.Driver(session)
@@ -112,6 +114,7 @@ def test_a_killed_session_goes_on_with_its_episode_to_the_same_bits(killed, smal
         assert same(session.finish(), small_run)
 
 
+@pytest.mark.slow
 def test_a_caller_that_cannot_replay_goes_on_with_a_warning(killed, small_run, tmp_path):
     said = tmp_path / "said"
     with said.open("w") as stream:
@@ -142,6 +145,7 @@ class Float32(gymnasium.Wrapper):
         return obs.astype(np.float32), *rest
 
 
+@pytest.mark.slow
 def test_an_episode_of_single_precision_states_is_replayed(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "make_env", lambda: Float32(gymnasium.make("PointMass-v0")))
     config = tiny(score="none", eval_episodes=0, offline_steps=20, online_steps=80)

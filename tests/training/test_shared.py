@@ -44,13 +44,14 @@ OPTIONS = {
         "critics": 3,
     },
     "sac": {"actor_hidden": [4], "critic_hidden": [5], "critics": 3, "target_critics": 2},
+    "rebrac": {"actor_hidden": [4], "critic_hidden": [5]},
     "behaviour": {"widths": [6, 4], "support_actions": 3, "solver_steps": 3, "batch_size": 7},
     "energy": {"hidden": [4], "batch_size": 6},
 }
-FAST = {("iql", "guided"), ("calql", "support"), ("sac", "none")}
+FAST = {("iql", "guided"), ("sac", "none")}
 KINDS = [
     pytest.param(base, score, marks=[] if (base, score) in FAST else pytest.mark.slow)
-    for base in ("iql", "calql", "sac")
+    for base in ("iql", "calql", "sac", "rebrac")
     for score in (SCORES.names() if base != "sac" else ("none",))
 ]
 # What no phase can do without, and what is kept of it beside its arrays.
@@ -70,7 +71,7 @@ class OtherSplit(Ratio):
 OTHERS = {
     "dataset": {"": "other.hdf5"},
     "env": {"": "elsewhere"},
-    "base": {"iql": "calql", "calql": "iql", "sac": "iql"},
+    "base": {"iql": "calql", "calql": "iql", "sac": "iql", "rebrac": "iql"},
     "score": {
         "none": "random",
         "random": "none",
@@ -244,7 +245,13 @@ def test_a_phase_does_not_change_with_options_that_it_does_not_read(base, score)
 
 
 @pytest.mark.parametrize(
-    ("base", "score"), [("iql", "guided"), ("calql", "support"), ("sac", "none")]
+    ("base", "score"),
+    [
+        ("iql", "guided"),
+        pytest.param("calql", "support", marks=pytest.mark.slow),
+        ("sac", "none"),
+        ("rebrac", "origin"),
+    ],
 )
 def test_a_phase_changes_with_every_option_that_it_reads(base, score):
     config, here = configured(base, score), traced(base, score)

@@ -143,6 +143,7 @@ AGENTS: Registry[Agent] = Registry(
         "iql": "stratdiff.agents.iql:IQL",
         "calql": "stratdiff.agents.calql:CalQL",
         "sac": "stratdiff.agents.sac:SAC",
+        "rebrac": "stratdiff.agents.rebrac:ReBRAC",
     },
     ("options", "name", "init", "update", "policy", "support_q", "export"),
 )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from stratdiff.cpu import over_states
-from stratdiff.nn import MLP, stack
+from stratdiff.nn import MLP, Init, stack
 from stratdiff.policy import Kind, Policy
 
 # An action at a bound has an infinite pre-image under tanh; this far inside it has a density.
@@ -31,11 +31,12 @@ class CriticEnsemble(eqx.Module):
         key: PRNGKeyArray,
         layer_norm: bool = False,
         final_gain: float = 1e-2,
+        **options: Any,
     ) -> None:
-        members = [
-            MLP(obs_dim + action_dim, hidden, 1, k, final_gain=final_gain, layer_norm=layer_norm)
-            for k in jax.random.split(key, n_critics)
-        ]
+        """`options`: others of `MLP`."""
+        size = obs_dim + action_dim
+        options |= {"layer_norm": layer_norm, "final_gain": final_gain}
+        members = [MLP(size, hidden, 1, k, **options) for k in jax.random.split(key, n_critics)]
         self.members = stack(members)
 
     def __call__(
@@ -137,8 +138,9 @@ class GaussianPolicy(eqx.Module):
         hidden: Sequence[int],
         key: PRNGKeyArray,
         final_gain: float = 1e-2,
+        init: Init = "orthogonal",
     ) -> None:
-        self.net = MLP(obs_dim, hidden, action_dim, key, final_gain=final_gain)
+        self.net = MLP(obs_dim, hidden, action_dim, key, init=init, final_gain=final_gain)
         self.log_std = jnp.zeros(action_dim)
 
     def mode(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:

@@ -16,6 +16,9 @@ class Transition(NamedTuple):
     """True where the environment really ended; a time limit is not an end."""
     mc_return: Float[Array, "*batch"]
     """Discounted return-to-go of the trajectory, V_ref of Cal-QL; -inf where unknown."""
+    next_action: Float[Array, "*batch act"] | None = None
+    """The action that the trajectory took in `next_obs`, NaN where unknown. A replay buffer does
+    not store it: None in what goes into one."""
 
 
 class Batch(NamedTuple):

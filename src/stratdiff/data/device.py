@@ -47,6 +47,11 @@ class DeviceData(eqx.Module):
     def take(self, index: Int[Array, " batch"]) -> Transition:
         """The transitions of these numbers, 0 to N - 1."""
         row = self.rows[index]
+        # A row that is no transition has the action of a step that the rule drops, or zeros where
+        # a reader added the row for its state.
+        later = self.action[row + 1]
+        stepped = self.rows[jnp.minimum(index + 1, len(self) - 1)] == row + 1
+        stepped |= (later != 0).any(-1)
         return Transition(
             obs=self.states(row),
             action=self.action[row],
@@ -54,6 +59,7 @@ class DeviceData(eqx.Module):
             next_obs=self.states(row + 1),
             terminal=self.terminal[row],
             mc_return=self.mc_return[row],
+            next_action=jnp.where(stepped[:, None], later, jnp.nan),
         )
 
 

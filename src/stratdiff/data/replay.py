@@ -34,6 +34,17 @@ class Replay(eqx.Module):
         data, kept = jax.tree.map(lambda w, n: w.at[row].set(n), whole, new)
         return Replay(data, kept, self.inserted + 1)
 
+    def take(self, row: Int[Array, " batch"]) -> Transition:
+        """The transitions of these rows, each with the action that followed, where one did."""
+        later = (row + 1) % self.capacity
+        data = jax.tree.map(lambda x: x[row], self.data)
+        # A new episode starts elsewhere, and behind the newest row is the oldest one.
+        goes_on = (data.next_obs == self.data.obs[later]).all(-1)
+        goes_on &= later != self.inserted % self.capacity
+        return data._replace(
+            next_action=jnp.where(goes_on[:, None], self.data.action[later], jnp.nan)
+        )
+
     def finish_episode(
         self,
         length: Int[Array, ""],

@@ -43,11 +43,13 @@ def sample_batch(
     def choose(on: Shaped[Array, "batch ..."], off: Shaped[Array, "batch ..."]) -> Array:
         return jnp.where(online.reshape(-1, *[1] * (on.ndim - 1)), on, off)
 
-    batch = jax.tree.map(lambda on, off: choose(on[row], off), state.replay.data, data.take(index))
+    batch = jax.tree.map(choose, state.replay.take(row), data.take(index))
     kept = jax.tree.map(lambda on, off: choose(on[row], off[index]), state.replay.stored, stored)
     return Batch(batch, kept, online)
 
 
+# Inlined, so this only has it traced once: for its metrics' names and for the step.
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def online_update(
     setup: Setup, state: TrainState, data: DeviceData, stored: PyTree, update: Int[Array, ""]
 ) -> tuple[TrainState, Metrics]:

@@ -91,7 +91,7 @@ def store_all(
     The random numbers of a transition depend on the seed and its number alone.
     """
     seeds = len(state.seed)
-    one = jax.tree.map(lambda x: x[0], state.learned)
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.learned)
     stored = jax.tree.map(
         lambda x: jnp.zeros((seeds, len(data), *x.shape), x.dtype), setup.stored_shapes(one)
     )

@@ -57,6 +57,7 @@ def test_uniform_actions(cache):
     np.testing.assert_allclose(actions.var(), 1 / 3, rtol=0.03)  # of U(-1, 1)
 
 
+@pytest.mark.slow
 def test_replay_goes_up_the_ladder(cache):
     dataset = hdf5.read(store.make("stratdiff/hopper-medium-replay", 25_000))
     returns = dataset.episode_returns
@@ -66,7 +67,16 @@ def test_replay_goes_up_the_ladder(cache):
     assert abs(np.var(dataset.actions[:1000]) - 1 / 3) < 0.03
 
 
-@pytest.mark.parametrize("variant", ["umaze", "umaze-diverse", "medium-play", "large-diverse"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "large-diverse",
+        *(
+            pytest.param(v, marks=pytest.mark.slow)
+            for v in ("umaze", "umaze-diverse", "medium-play")
+        ),
+    ],
+)
 def test_antmaze_recipe(cache, variant):
     path = store.make(f"stratdiff/antmaze-{variant}", 4000)
     maze = variant.split("-")[0]

@@ -22,6 +22,7 @@ def test_medium_expert_is_both(cache):
         np.testing.assert_array_equal(both[key], np.concatenate([medium[key][:cut], expert[key]]))
 
 
+@pytest.mark.slow
 def test_mixed_is_all_three(cache):
     mixed = arrays_of(store.make("stratdiff/hopper-mixed", 3 * ROWS + 1))
     parts = [

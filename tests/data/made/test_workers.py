@@ -10,12 +10,9 @@ from stratdiff.errors import RunStopped, UserError
 ROWS = 3000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "rows"),
-    [
-        ("hopper-medium-replay", 10_000),
-        pytest.param("antmaze-umaze", 6000, marks=pytest.mark.slow),
-    ],
+    ("name", "rows"), [("hopper-medium-replay", 10_000), ("antmaze-umaze", 6000)]
 )
 def test_the_same_bits_with_any_number_of_processes(cache, name, rows, monkeypatch):
     keys = (*KEYS, "infos/goal")
@@ -38,6 +35,7 @@ def test_the_same_bits_with_any_number_of_processes(cache, name, rows, monkeypat
     }
 
 
+@pytest.mark.slow
 def test_interrupted_generation_goes_on(cache, monkeypatch):
     name, rows = "stratdiff/hopper-random", 10_000
     made, real = [], lanes.Part.chunk

@@ -15,6 +15,7 @@ from stratdiff.envs import mazes
 from stratdiff.errors import UserError
 
 LOCOMOTION = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4")
+FAST = {("Hopper-v4", "gravity"), ("Walker2d-v4", "timestep")}
 
 
 def collect(env_id, steps=400, modify=None, scale=1.0, horizon=150, seed=0, options=None):
@@ -148,8 +149,14 @@ def test_contact_margins_of_newer_mujoco(run):
     assert has(report, "made with MuJoCo 3.5.0", "contact margins")
 
 
-@pytest.mark.parametrize("change", ["gravity", "timestep"])
-@pytest.mark.parametrize("env_id", LOCOMOTION)
+@pytest.mark.parametrize(
+    ("env_id", "change"),
+    [
+        pytest.param(e, c, marks=[] if (e, c) in FAST else pytest.mark.slow)
+        for e in LOCOMOTION
+        for c in ("gravity", "timestep")
+    ],
+)
 def test_changed_model(run, env_id, change):
     def modify(model):
         if change == "gravity":
@@ -258,6 +265,7 @@ def reach_out(maze):
     return options
 
 
+@pytest.mark.slow
 def test_antmaze(run):
     arrays = collect("stratdiff/AntMaze-umaze-v2", 500, horizon=12, options=reach_out("umaze"))
     wins = int(arrays["rewards"].sum())
