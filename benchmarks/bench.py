@@ -52,11 +52,13 @@ def main() -> int:
 
 def updates(small: bool) -> tuple[Record, str]:
     """Our updates beside d3rlpy's, the eager reference and the machine's own limit."""
+    kinds = ("base", "origin", "support", "exchange", "guided")
     groups = [
         ["iql offline", "d3rlpy iql"],
         ["calql offline", "d3rlpy calql"],
-        ["iql online base", "iql online support", "iql online guided", EAGER],
-        ["calql online base", "calql online support", "calql online guided"],
+        [*(f"iql online {k}" for k in kinds), EAGER],
+        [f"calql online {k}" for k in kinds],
+        ["rebrac offline", "rebrac online base"],
         ["behaviour step", "energy step", "guided sampling of 256", "support of one transition"],
     ]
     timings: dict[str, Timing] = {}
@@ -85,6 +87,10 @@ def updates(small: bool) -> tuple[Record, str]:
         ("StratDiff IQL, eager / `guided`", EAGER, "iql online guided", "≥ 1.8"),
         ("Cal-QL online, `support` / base", "calql online support", "calql online base", "≤ 0.85"),
         ("IQL online, `support` / base", "iql online support", "iql online base", "≤ 2.5"),
+        ("IQL online, `exchange` / ratio", "iql online exchange", "iql online support", "≤ 1.05"),
+        ("Cal-QL online, `exchange` / ratio", "calql online exchange", "calql online support", "–"),
+        ("IQL online, `origin` / base", "iql online origin", "iql online base", "≤ 1.1"),
+        ("Cal-QL online, `origin` / base", "calql online origin", "calql online base", "≤ 0.7"),
     ]
     ratios = {what: ratio(timings[a], timings[b]) for what, a, b, _ in pairs}
     ratios["Cal-QL update / its arithmetic"] = (

@@ -197,12 +197,20 @@ CASES: dict[str, Callable[..., Run]] = {
     "matmul": matmul_case,
     "iql offline": functools.partial(offline_case, "base", base="iql", score="none"),
     "calql offline": functools.partial(offline_case, "base", chunk=5, base="calql", score="none"),
+    "rebrac offline": functools.partial(offline_case, "base", base="rebrac", score="none"),
     "behaviour step": functools.partial(offline_case, "behaviour", chunk=5),
     "energy step": functools.partial(offline_case, "energy", chunk=5),
     "guided sampling of 256": guided_sampling_case,
     "support of one transition": support_case,
     "act": functools.partial(act_case, score="none"),
 }
-for _base in ("iql", "calql"):
-    for _name, _score in (("base", "none"), ("guided", "guided"), ("support", "support")):
-        CASES[f"{_base} online {_name}"] = functools.partial(online_case, base=_base, score=_score)
+KINDS: dict[str, dict[str, Any]] = {
+    "base": {"score": "none"},
+    "origin": {"score": "origin"},
+    "guided": {"score": "guided"},
+    "support": {"score": "support"},
+    "exchange": {"score": "support", "split": "exchange"},
+}
+for _base in ("iql", "calql", "rebrac"):
+    for _name, _options in KINDS.items():
+        CASES[f"{_base} online {_name}"] = functools.partial(online_case, base=_base, **_options)

@@ -12,6 +12,7 @@ from stratdiff.errors import UserError
 ROWS = 3000
 
 
+@pytest.mark.slow
 def test_medium_expert_is_both(cache):
     both = arrays_of(store.make("stratdiff/hopper-medium-expert", 2 * ROWS))
     medium, expert = (
