@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,12 @@ def writing(path: Path, *others: type[Exception]) -> Iterator[None]:
             "safe, so mend that and go on: a run with `stratdiff resume DIR`, anything else with "
             "the same command."
         ) from error
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """OSError where the disk has less space than `needed` bytes."""
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _reason(error: Exception) -> str:
@@ -230,10 +237,19 @@ def undoing(directory: Path) -> Iterator[None]:
     except Exception:
         for path in {*directory.iterdir()} - there:
             if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
+                _remove_tree(path)
             elif path.name != ".lock":
                 path.unlink(missing_ok=True)
         raise
+
+
+def _remove_tree(folder: Path) -> None:
+    """Remove a folder into which another thread may still write for a moment."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.1)
 
 
 def _remove_empty(folders: list[Path]) -> None:

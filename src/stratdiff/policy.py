@@ -104,10 +104,9 @@ class Policy:
             tensors["log_std"] = self.log_std
         metadata = {"kind": self.kind, "about": json.dumps(self.metadata)}
         metadata["crc32"] = str(_sum(tensors, metadata))
+        data = save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata)
         with replacing(path) as partial:
-            partial.write_bytes(
-                save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata)
-            )
+            partial.write_bytes(_in_order(data))
 
     @classmethod
     def load(cls, path: str | Path) -> "Policy":
@@ -139,6 +138,15 @@ class Policy:
                 f"metadata (kind, about) are wrong ({error})."
             ) from error
         return cls(kind, layers, mean, std, log_std, about)
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata sorted; the library's order changes by itself."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    return data[:8] + text.ljust(start - 8) + data[start:]
 
 
 def _sum(tensors: dict[str, Floats], metadata: dict[str, str]) -> int:

@@ -97,14 +97,19 @@ def weights(net):
     if isinstance(net, GaussianPolicy):
         return [net.log_std[None], *weights(net.net)]
     if isinstance(net, MLP):
-        return [x for layer in net.layers for x in (layer.weight.T, layer.bias)]
+        norms = [[norm.scale, norm.shift] for norm in net.norms] or [[] for _ in net.layers[1:]]
+        layers = zip(net.layers, [*norms, []], strict=True)
+        return [x for layer, norm in layers for x in (layer.weight.T, layer.bias, *norm)]
     return [net[None, None]]
 
 
 def pairs(modules, state, name):
     """(d3rlpy's tensor, our array) of every weight of a network."""
-    theirs = getattr(modules, NETS[name]).parameters()
-    return zip(theirs, map(np.array, weights(getattr(state, name))), strict=True)
+    module, net = getattr(modules, NETS[name]), getattr(state, name)
+    ours = weights(net)
+    if isinstance(net, GaussianPolicy) and not hasattr(module, "_logstd"):
+        ours = ours[1:]  # theirs is deterministic
+    return zip(module.parameters(), map(np.array, ours), strict=True)
 
 
 def distance(modules, state, name):

@@ -50,7 +50,7 @@ def command(data, out, kind="none", **changes):
 
 def spec(data, kinds=("none", "guided")):
     """An experiment of these variants, as TOML."""
-    lines = ["seeds = [0]", "[options]", *_toml(OPTIONS), "[tasks.point]"]
+    lines = ['preset = "demo"', "seeds = [0]", "[options]", *_toml(OPTIONS), "[tasks.point]"]
     lines += [f"dataset = {json.dumps(str(data))}"]
     for kind in kinds:
         lines += [f"[variants.{kind}]", *_toml(KINDS[kind])]

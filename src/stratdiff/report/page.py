@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stratdiff.errors import UserError
-from stratdiff.files import partial_of
+from stratdiff.files import partial_of, writing
 from stratdiff.report import compact, figures, results, tables
 from stratdiff.report.comparison import Found, aggregates, blocks, notes, over_base
 from stratdiff.report.panels import Figure
@@ -27,6 +27,7 @@ def report(paths: Sequence[str], out: str) -> tuple[list[Run], list[LeftOut]]:
     Raises:
         UserError: a path is not there, no run is usable, or `out` holds something else. Nothing is
             written then.
+        RunStopped: the disk is full, or fails otherwise; what was in `out` stays.
     """
     target = Path(out)
     _check_out(target)
@@ -38,8 +39,9 @@ def report(paths: Sequence[str], out: str) -> tuple[list[Run], list[LeftOut]]:
     except OSError as error:
         raise UserError(f"--out {out!r} cannot be made: {error}.") from error
     try:
-        _write(runs, left_out, partial)
-        _move(partial, target)
+        with writing(target):
+            _write(runs, left_out, partial)
+            _move(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return runs, left_out

@@ -3,13 +3,13 @@
 Each has a checksum of every array and of the rest, so damage is found and the one before is taken.
 """
 
-import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,20 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from stratdiff.errors import UserError
-from stratdiff.files import checksum, summed, unsummed, writing
+from stratdiff.files import check_space, checksum, summed, unsummed, writing
 from stratdiff.options import from_table
+
+FOLDER = "checkpoints"
 
 # Raised whenever the content of a checkpoint changes.
 FORMAT = 3
 
-# Orbax logs the traceback of what it raises as well.
+# Bytes of a checkpoint beside its arrays.
+OVERHEAD = 2**16
+
+# Orbax logs the traceback of what it raises as well, and so does the loop that it leaves to itself.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+logging.getLogger("asyncio").addFilter(lambda record: f"{FOLDER}/" not in record.getMessage())
 
 
 @dataclasses.dataclass
@@ -91,6 +97,7 @@ class Checkpoints:
         self.directory, self._phases = directory, phases
         self.damaged: list[Path] = []
         """Checkpoints that `restore` could not read, where they were set aside."""
+        _drop_late_words()
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
         with self._writing():
             self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
@@ -114,6 +121,8 @@ class Checkpoints:
         arrays = {name: [_kind(array), checksum(array)] for name, array in host.items()}
         meta = {"format": FORMAT, "position": dataclasses.asdict(position), "arrays": arrays}
         with self._writing():
+            # Orbax cleans up badly where the disk fills up while it writes.
+            check_space(self.directory, sum(array.nbytes for array in host.values()) + OVERHEAD)
             self._manager.save(
                 position.total_steps,
                 args=ocp.args.Composite(
@@ -139,8 +148,7 @@ class Checkpoints:
         unreadable = []
         for step in steps:
             try:
-                with _without_late_words():
-                    position, arrays, loaded = self._read(step, where)
+                position, arrays, loaded = self._read(step, where)
                 break
             except UserError:
                 raise
@@ -223,9 +231,9 @@ def _kind(array: Any) -> str:
     return f"{array.dtype}{list(array.shape)}"
 
 
-@contextlib.contextmanager
-def _without_late_words() -> Iterator[None]:
-    """Damage leaves Orbax's reads unfinished: they find their event loop closed, and print that."""
+@functools.cache
+def _drop_late_words() -> None:
+    """Errors leave Orbax's files unfinished: they find their event loop closed, and print that."""
     hook = sys.unraisablehook
 
     def drop(found: Any) -> None:
@@ -233,7 +241,3 @@ def _without_late_words() -> Iterator[None]:
             hook(found)
 
     sys.unraisablehook = drop
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook

@@ -25,7 +25,7 @@ from stratdiff.sinks.jsonl import NAME, MetricsLog, read_metrics
 from stratdiff.sinks.progress import Reporter, number
 from stratdiff.tasks import physics_note, task_of
 from stratdiff.training import environments, memory
-from stratdiff.training.checkpoint import Checkpoints, Position
+from stratdiff.training.checkpoint import FOLDER, Checkpoints, Position
 from stratdiff.training.evaluate import Evaluator
 from stratdiff.training.setup import check_data, check_goal_rewards, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases
@@ -139,7 +139,7 @@ class Run:
             if new:
                 write_text(path, self.config.to_json())
             phases = {"online", *(phase.name for phase in self.phases)}
-            self.checkpoints = Checkpoints(self.directory / "checkpoints", phases)
+            self.checkpoints = Checkpoints(self.directory / FOLDER, phases)
             opened.callback(self.checkpoints.close)
             resumed = self._restore()
             table = self.config.to_table()
