@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from stratdiff import Policy
+from stratdiff.cli import main
 from stratdiff.data import hdf5
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own-data.md").read_text()
@@ -50,6 +51,12 @@ def test_the_page_leads_to_a_policy(tmp_path, monkeypatch, tiny_options, capsys)
         action = Policy.load("runs/reach/policy.safetensors")(dataset.observations[0])
         assert action.shape == (2,)
         assert np.abs(action).max() <= 1
+
+        (line,) = re.findall(r"^stratdiff (export .*)$", PAGE, re.M)
+        assert main(line.split()) == 0
+        exported = runpy.run_path("policy.py")["act"](dataset.observations[0])
+        np.testing.assert_allclose(exported, 2 * action, atol=1e-6)  # the page's bounds
+        assert Path("policy.onnx").stat().st_size > 100
 
         act = runpy.run_path("act.py")
         assert f"return {act['total']}" in capsys.readouterr().out

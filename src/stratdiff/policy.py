@@ -61,8 +61,26 @@ class Policy:
             self.metadata,
         )
 
+    @property
+    def bounds(self) -> tuple[Float[np.ndarray, " act"], Float[np.ndarray, " act"]]:
+        """Lowest and highest action of the environment; -1 and 1 where it is not known."""
+        size = self.layers[-1][1].shape[1] // (2 if self.kind == "squashed" else 1)
+        ends = ((key, default) for key, default in (("action_low", -1.0), ("action_high", 1.0)))
+        low, high = (
+            np.array(self.metadata.get(key, [default] * size), np.float32) for key, default in ends
+        )
+        return low, high
+
+    def act(self, obs: Float[np.ndarray, "*n obs"]) -> Float[np.ndarray, "*n act"]:
+        """The first policy's deterministic actions, within the environment's own bounds."""
+        states = np.asarray(obs).reshape(1, -1, len(self.obs_mean))
+        unit = self[:1].mode(states)[0]
+        low, high = self.bounds
+        actions = np.clip(low + (high - low) * (unit + 1) / 2, low, high)
+        return actions.reshape(*np.shape(obs)[:-1], -1).astype(np.float32)
+
     def __call__(self, obs: Float[np.ndarray, " obs"]) -> Float[np.ndarray, " act"]:
-        """The deterministic action of the first policy in one state."""
+        """The deterministic action of the first policy in one state, in [-1, 1]; see `act`."""
         return self[:1].mode(np.asarray(obs)[None, None])[0, 0]
 
     def mode(self, obs: Float[np.ndarray, "p n obs"]) -> Float[np.ndarray, "p n act"]:
@@ -132,12 +150,18 @@ class Policy:
             layers = [(tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(n)]
             mean, std = tensors["obs_mean"], tensors["obs_std"]
             _check_shapes(layers, mean, std, log_std)
+            policy = cls(kind, layers, mean, std, log_std, about)
+            low, high = policy.bounds
+            if low.shape != high.shape or low.ndim != 1 or not (low < high).all():
+                raise ValueError("action_low must be below action_high")
+            if len(low) != layers[-1][1].shape[1] // (2 if kind == "squashed" else 1):
+                raise ValueError(f"action_low has {len(low)} numbers")
         except (LookupError, ValueError, TypeError) as error:
             raise UserError(
                 f"policy file {str(path)!r} is not a policy of this package: its tensors or its "
                 f"metadata (kind, about) are wrong ({error})."
             ) from error
-        return cls(kind, layers, mean, std, log_std, about)
+        return policy
 
 
 def _in_order(data: bytes) -> bytes:

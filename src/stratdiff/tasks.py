@@ -18,6 +18,7 @@ from stratdiff.errors import BadEnvironment, UserError, last_line
 
 Recipe = Literal["locomotion", "antmaze"]
 Returns = tuple[float, float]
+Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 """Reference returns: those of score 0 and score 100. None for them: the score is the return."""
 
 
@@ -59,6 +60,8 @@ class Task:
     """Steps after which the environment cuts an episode; None: never."""
     reference_returns: Returns | None = None
     recipe: Recipe = "locomotion"
+    action_bounds: Bounds | None = None
+    """Lowest and highest action of the environment; None: -1 and 1, or not known."""
 
     def __repr__(self) -> str:
         limit = f", at most {self.horizon} steps" if self.horizon else ""
@@ -225,7 +228,12 @@ def task_of_env(env: gymnasium.Env, env_id: str = "") -> Task:
     spec, sizes = env.spec, (env.observation_space.shape, env.action_space.shape)
     (obs_dim,), (action_dim,) = sizes  # type: ignore[misc]
     env_id = env_id or (spec.id if spec else "")
-    return _task(env_id, obs_dim, action_dim, _time_limit(env))
+    task = _task(env_id, obs_dim, action_dim, _time_limit(env))
+    if not isinstance(env, Guard):
+        return task
+    low, high = (tuple(map(float, x)) for x in (env.bounds.low, env.bounds.high))
+    unit = {*low} == {-1.0} and {*high} == {1.0}
+    return task if unit else dataclasses.replace(task, action_bounds=(low, high))
 
 
 def _time_limit(env: gymnasium.Env) -> int | None:

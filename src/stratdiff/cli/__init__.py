@@ -15,9 +15,11 @@ usage: stratdiff COMMAND [options]
 
   train         pre-train on logged data, then fine-tune online
   resume DIR    resume a run that was cut off
+  show DIR      a run on one screen: what it is, its scores, where its time went
   eval DIR      run episodes of a run's policies
   compare SPEC  do the runs of an experiment: tasks x variants x seeds
   report DIR    make a page with figures and tables of finished runs
+  export DIR    write a run's policy for other programs: NumPy alone, or ONNX
   data          list, make, describe, check and convert data sets
 
 With any command, `--mirror URL` names another host of D4RL's files ($STRATDIFF_MIRRORS: several,
@@ -31,9 +33,11 @@ error came from.
 _COMMANDS = {
     "train": "train",
     "resume": "resume",
+    "show": "show",
     "eval": "evaluate",
     "compare": "compare",
     "report": "report",
+    "export": "export",
     "data": "data",
 }
 

@@ -315,6 +315,8 @@ class Run:
             "phase": p.phase,
             "step": p.step,
         }
+        if self.task.action_bounds:
+            about["action_low"], about["action_high"] = map(list, self.task.action_bounds)
         agent = self.setup.algorithm.agent
         return agent.export(self.state.learned.agent, self._mean, self._std, about)
 

@@ -1,0 +1,46 @@
+"""`stratdiff show`: a finished run, one that was cut off, and mistakes."""
+
+import runs
+
+from stratdiff.cli import main
+
+
+def shown(directory, capsys):
+    assert main(["show", str(directory)]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_finished_run(small_run, capsys):
+    text = shown(small_run.directory, capsys)
+    for words in (
+        f"run        {small_run.directory}",
+        "agent      iql, score guided, split ratio",
+        "seeds      0",
+        "state      finished, with cpu",
+        f"score      {small_run.scores['before'][0]:.1f} before fine-tuning",
+        f"score      {small_run.scores['after'][0]:.1f} after fine-tuning",
+        "  --batch-size 16\n",
+        "  --iql.actor-hidden 8 8\n",
+        "  --behaviour.widths 16 8\n",
+    ):
+        assert words in text or words.replace("score  ", "return ") in text, words
+    assert "--discount" not in text and "--score" not in text
+    # One screen.
+    assert len(text.splitlines()) < 50
+
+
+def test_a_run_that_was_cut_off(small_run, tmp_path, capsys):
+    copy = runs.copy(small_run, tmp_path / "run")
+    (copy / "summary.json").unlink()
+    log = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_text("".join(log[:-2]))
+    text = shown(copy, capsys)
+    assert f"not finished: online step 80; `stratdiff resume {copy}` goes on" in text
+    assert "at online step 80" in text
+    (copy / "metrics.jsonl").unlink()
+    assert "not finished: no log point yet" in shown(copy, capsys)
+
+
+def test_what_is_no_run(tmp_path, capsys):
+    assert main(["show", str(tmp_path)]) == 2
+    assert "is no run directory: it has no config.json" in capsys.readouterr().err
