@@ -35,12 +35,14 @@ LENGTHS = {
     "checkpoint_seconds": 0.0,
     "iql": {"actor_hidden": [32, 32], "critic_hidden": [32, 32]},
     "calql": {"actor_hidden": [32, 32], "critic_hidden": [32, 32], "sampled_actions": 4},
+    "rebrac": {"actor_hidden": [32, 32], "critic_hidden": [32, 32]},
     "sac": {"actor_hidden": [32, 32], "critic_hidden": [32, 32]},
     "behaviour": {"widths": [32, 16], "support_actions": 4, "batch_size": 32, "solver_steps": 4},
     "energy": {"hidden": [32, 32], "batch_size": 32},
 }
 HOPPER, ANTMAZE = "stratdiff/hopper-medium-replay", "stratdiff/antmaze-umaze"
 # (set, base, score, further options); `cut`: the run is cut off after so many log points.
+EXCHANGE = {"split": "exchange", "guidance_scale": "auto", "seeds": [0, 4]}
 RUNS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "iql-none": (HOPPER, "iql", "none", {}),
     "iql-random": (HOPPER, "iql", "random", {}),
@@ -56,6 +58,9 @@ RUNS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "calql-random": (HOPPER, "calql", "random", {}),
     "calql-guided": (HOPPER, "calql", "guided", {}),
     "calql-support-2-seeds": (HOPPER, "calql", "support", {"seeds": [1, 2]}),
+    "calql-support-exchange": (HOPPER, "calql", "support", EXCHANGE),
+    "rebrac-none": (HOPPER, "rebrac", "none", {}),
+    "rebrac-likelihood": (HOPPER, "rebrac", "likelihood", {}),
     "sac-none": (HOPPER, "sac", "none", {}),
     "sac-rlpd-utd-2": (
         *(HOPPER, "sac", "none"),
@@ -185,7 +190,9 @@ def main() -> int:
     """Run, compare or record; 1 where a run differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", action="store_true")
-    parser.add_argument("--only", default="", help="runs whose name holds this")
+    parser.add_argument(
+        "--only", default="", help="runs whose name holds this; others stay recorded"
+    )
     options = parser.parse_args()
     names = [name for name in RUNS if options.only in name]
     known = {} if options.record else json.loads(FILE.read_text())
@@ -199,7 +206,8 @@ def main() -> int:
             print(f"{name:<28} {wrong or ('recorded' if not known else 'equal')}", flush=True)
             known and wrong and runs.update({name: None})
     if options.record:
-        FILE.write_text(json.dumps({"machine": machine(), "runs": runs}) + "\n")
+        others = json.loads(FILE.read_text())["runs"] if options.only else {}
+        FILE.write_text(json.dumps({"machine": machine(), "runs": others | runs}) + "\n")
         return 0
     print("to the bit" if exact else "to 1 %: another machine or other versions than recorded")
     return int(any(found is None for found in runs.values()))

@@ -145,10 +145,11 @@ def start(agent, config, rng):
 def transitions(rng):
     """A batch, ours and d3rlpy's."""
     obs, next_obs = rng.normal(size=(2, BATCH, OBS))
-    action = rng.uniform(-1, 1, (BATCH, ACT))
+    action, next_action = rng.uniform(-1, 1, (2, BATCH, ACT))
     reward, mc_return = rng.normal(size=(2, BATCH))
     terminal = rng.random(BATCH) < 0.1
-    ours = Transition(*map(jnp.asarray, (obs, action, reward, next_obs, terminal, mc_return)))
+    fields = obs, action, reward, next_obs, terminal, mc_return, next_action
+    ours = Transition(*map(jnp.asarray, fields))
 
     def column(x):
         return torch.tensor(x.astype(float))[:, None]
@@ -158,7 +159,7 @@ def transitions(rng):
         actions=torch.tensor(action),
         rewards=column(reward),
         next_observations=torch.tensor(next_obs),
-        next_actions=torch.tensor(action),
+        next_actions=torch.tensor(next_action),
         returns_to_go=column(mc_return),
         terminals=column(terminal),
         intervals=column(np.ones(BATCH)),
@@ -199,6 +200,7 @@ def drawn_by_torch(draws):
     with (
         mock.patch("torch.distributions.normal._standard_normal", normal),
         mock.patch.object(torch.Tensor, "uniform_", uniform),
+        mock.patch("torch.randn", lambda shape, device: left.pop(0).reshape(shape)),
     ):
         yield
     assert not left

@@ -114,7 +114,7 @@ def penalized_actor_loss(
     weight: Float[Array, "*#batch"],
 ) -> Float[Array, "*batch"]:
     """β₁ ‖π(s) - a‖² - Q(s, π(s)) / mean |Q| per sample (ReBRAC eq. 4; mean: the authors')."""
-    scale = jax.lax.stop_gradient(1 / (jnp.abs(q).mean() + 1e-8))
+    scale = jax.lax.stop_gradient(1 / jnp.abs(q).mean())
     return weight * squared_distance(action, data_action) - scale * q
 
 
