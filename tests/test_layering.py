@@ -22,7 +22,7 @@ ROWS = (
     {"algorithm", "sinks"},
     {"agents", "scores", "splits"},
     {"phases"},
-    {"diffusion", "data", "envs", "tasks"},
+    {"diffusion", "data", "envs", "tasks", "deploy"},
     {"policy", "nn", "cpu", "options", "presets"},
     {"registry", "files", "process", "reading", "errors"},
 )
