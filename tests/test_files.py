@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -278,3 +279,19 @@ def test_a_sealed_file_tells_its_damage_and_readers_do_not_see_the_seal(tmp_path
     np.testing.assert_array_equal(np.load(numbers), array)
     with h5py.File(hdf5) as file:
         np.testing.assert_array_equal(file["a"][:], array)
+
+
+def test_a_folder_that_a_thread_still_fills_is_removed(tmp_path, monkeypatch):
+    real, calls = shutil.rmtree, []
+
+    def late(folder, **options):
+        """A file appears while the folder is removed, so that it stays, the first two times."""
+        calls.append(folder)
+        if len(calls) > 2:
+            real(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", late)
+    with pytest.raises(ValueError, match="no"), undoing(tmp_path):
+        (tmp_path / "new").mkdir()
+        raise ValueError("no")
+    assert len(calls) == 3 and visible(tmp_path) == []

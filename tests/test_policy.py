@@ -212,3 +212,17 @@ def test_metadata_wrong(tmp_path, change):
     changed = {k: v for k, v in (metadata | change).items() if v is not None}
     save_file(tensors, path, changed)
     refused(path, next(iter(change)))
+
+
+def test_the_same_policy_has_the_same_bytes(tmp_path):
+    # The library's own order of metadata changes from one file to the next.
+    about = {"environment": "Größe\x1f-v0", "seeds": [0], "note": '"'}
+    policy = numpy_policy(make_actor("gaussian"), MEAN, STD, about)
+    found = set()
+    for i in range(12):
+        path = tmp_path / f"{i}.safetensors"
+        policy.save(path)
+        found.add(path.read_bytes())
+    assert len(found) == 1
+    assert Policy.load(path).metadata == about
+    same(Policy.load(path), policy)

@@ -61,14 +61,13 @@ def _layers(policy: Policy) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _title(policy: Policy) -> str:
     about = policy.metadata
-    where = about.get("environment") or "an unnamed environment"
-    return f"The policy of seed {about['seed']} for {where} after {about['phase']} step " + str(
-        about["step"]
-    )
+    said = [f"A policy for {about.get('environment') or 'an unnamed environment'}"]
+    said += [f"{key} {about[key]}" for key in ("seed", "phase", "step") if key in about]
+    return ", ".join(said)
 
 
 def numpy_source(policy: Policy) -> str:
-    """The source of a Python module whose `act` is this policy (a single one)."""
+    """The source of a Python module whose `act` is this policy, the first one."""
 
     def text(array: Any) -> str:
         array = np.asarray(array, "<f4")
@@ -91,7 +90,7 @@ def numpy_source(policy: Policy) -> str:
 
 
 def onnx_model(policy: Policy) -> bytes:
-    """An ONNX model of this policy (a single one): `obs` (n, S) float32 to `action` (n, A).
+    """An ONNX model of this policy, the first one: `obs` (n, S) float32 to `action` (n, A).
 
     Raises:
         UserError: the package onnx is not installed.

@@ -20,9 +20,9 @@ from stratdiff import process, registry
 from stratdiff.config import Config, config_of, difference, read_config, table_to_config
 from stratdiff.data.sources import absolute, check
 from stratdiff.errors import UserError, nearest
-from stratdiff.files import lock_directory, unsummed
+from stratdiff.files import lock_directory
 from stratdiff.presets import override
-from stratdiff.reading import SMALL, read_json, read_toml
+from stratdiff.reading import SMALL, read_table, read_toml
 from stratdiff.sinks.progress import number
 from stratdiff.training.loop import resume, train
 
@@ -170,12 +170,10 @@ def _obstacle(cell: Cell, directory: Path) -> str:
 
 def _summary(directory: Path) -> dict[str, Any]:
     """A finished run's summary.json; empty where it cannot be read, and so is made again."""
-    found: Any = None
-    with contextlib.suppress(UserError, ValueError, TypeError):
-        found = read_json(directory / "summary.json", "summary", SMALL)
-        found = unsummed(found) if "crc32" in found else found
-    whole = isinstance(found, dict) and (directory / "config.json").exists()
-    return dict(found) if whole else {}
+    found: dict[str, Any] = {}
+    with contextlib.suppress(UserError):
+        found = read_table(directory / "summary.json", "summary", SMALL)
+    return found if (directory / "config.json").exists() else {}
 
 
 def _result(directory: Path) -> str:

@@ -75,7 +75,10 @@ def isolated(function: Callable[..., T], key: PRNGKeyArray, *operands: PyTree) -
 
 
 def put(x: np.ndarray) -> Array:
-    """An array of one's own on the device. `jnp.asarray` would compile a program for each shape."""
+    """The array, which must not change later, on the device.
+
+    `jnp.asarray` would compile a program for each shape.
+    """
     return jax.device_put(x)
 
 

@@ -4,6 +4,7 @@ Evaluation, data generation and users' robots all act through this one class, so
 made again from the file alone.
 """
 
+import functools
 import json
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -61,14 +62,20 @@ class Policy:
             self.metadata,
         )
 
-    @property
+    @functools.cached_property
     def bounds(self) -> tuple[Float[np.ndarray, " act"], Float[np.ndarray, " act"]]:
-        """Lowest and highest action of the environment; -1 and 1 where it is not known."""
+        """Lowest and highest action of the environment; -1 and 1 where it is not known.
+
+        Raises:
+            ValueError: those of the metadata cannot be.
+        """
         size = self.layers[-1][1].shape[1] // (2 if self.kind == "squashed" else 1)
-        ends = ((key, default) for key, default in (("action_low", -1.0), ("action_high", 1.0)))
         low, high = (
-            np.array(self.metadata.get(key, [default] * size), np.float32) for key, default in ends
+            np.array(self.metadata.get(key, [default] * size), np.float32)
+            for key, default in (("action_low", -1.0), ("action_high", 1.0))
         )
+        if low.shape != (size,) or high.shape != (size,) or not (low < high).all():
+            raise ValueError(f"action_low {low.tolist()} and action_high {high.tolist()}")
         return low, high
 
     def act(self, obs: Float[np.ndarray, "*n obs"]) -> Float[np.ndarray, "*n act"]:
@@ -151,11 +158,7 @@ class Policy:
             mean, std = tensors["obs_mean"], tensors["obs_std"]
             _check_shapes(layers, mean, std, log_std)
             policy = cls(kind, layers, mean, std, log_std, about)
-            low, high = policy.bounds
-            if low.shape != high.shape or low.ndim != 1 or not (low < high).all():
-                raise ValueError("action_low must be below action_high")
-            if len(low) != layers[-1][1].shape[1] // (2 if kind == "squashed" else 1):
-                raise ValueError(f"action_low has {len(low)} numbers")
+            _ = policy.bounds
         except (LookupError, ValueError, TypeError) as error:
             raise UserError(
                 f"policy file {str(path)!r} is not a policy of this package: its tensors or its "
@@ -169,8 +172,9 @@ def _in_order(data: bytes) -> bytes:
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    return data[:8] + text.ljust(start - 8) + data[start:]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # what follows stays aligned
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def _sum(tensors: dict[str, Floats], metadata: dict[str, str]) -> int:

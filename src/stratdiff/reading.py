@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from stratdiff.errors import UserError
+from stratdiff.files import unsummed
 
 TEXT_LIMIT = 2**26
 """Bytes that a file of text may have."""
@@ -107,6 +108,21 @@ def read_json(path: str | Path, what: str, limit: int = TEXT_LIMIT) -> Any:
         UserError: see `read_text` and `parse_json`.
     """
     return _parsed(path, what, limit, parse_json, "JSON")
+
+
+def read_table(path: str | Path, what: str, limit: int = TEXT_LIMIT) -> dict[str, Any]:
+    """The object of a JSON file, whose checksum is checked where it has one.
+
+    Raises:
+        UserError: see `read_json`; it holds something else, or the checksum is another.
+    """
+    found = read_json(path, what, limit)
+    if not isinstance(found, dict):
+        raise UserError(f"{what} {str(path)!r} does not hold one JSON object.")
+    try:
+        return unsummed(found) if "crc32" in found else found
+    except ValueError as error:
+        raise UserError(f"{what} {str(path)!r} is damaged: {error}.") from error
 
 
 def read_toml(path: str | Path, what: str) -> dict[str, Any]:

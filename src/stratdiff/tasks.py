@@ -18,8 +18,9 @@ from stratdiff.errors import BadEnvironment, UserError, last_line
 
 Recipe = Literal["locomotion", "antmaze"]
 Returns = tuple[float, float]
-Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 """Reference returns: those of score 0 and score 100. None for them: the score is the return."""
+Bounds = tuple[tuple[float, ...], tuple[float, ...]]
+"""The lowest and the highest action."""
 
 
 class Facts(NamedTuple):
@@ -61,7 +62,7 @@ class Task:
     reference_returns: Returns | None = None
     recipe: Recipe = "locomotion"
     action_bounds: Bounds | None = None
-    """Lowest and highest action of the environment; None: -1 and 1, or not known."""
+    """Those of the environment's actions; None: -1 and 1, or not known."""
 
     def __repr__(self) -> str:
         limit = f", at most {self.horizon} steps" if self.horizon else ""

@@ -39,6 +39,14 @@ def mlp(net, x):
     return x @ net.layers[-1].weight + net.layers[-1].bias
 
 
+def critics(ensemble, obs, action):
+    """Q_k(s, a), [K, B]: member k is row k of every stacked weight."""
+    x = np.concatenate([obs, action], -1)
+    n = len(ensemble.members.layers[0].weight)
+    members = [jax.tree.map(lambda w, k=k: w[k], ensemble.members) for k in range(n)]
+    return np.stack([mlp(m, x)[..., 0] for m in members])
+
+
 def finite_differences(loss, params, step=1e-6):
     """Central differences by every single weight of `params` (changed in place and restored)."""
     gradient = jax.tree.map(np.zeros_like, params)

@@ -12,6 +12,7 @@ from reference import (
     FAST,
     adam,
     assert_trees_close,
+    critics,
     finite_differences,
     mlp,
     to_numpy,
@@ -45,13 +46,6 @@ CONFIG = IQLConfig(
     max_target_actions=4,
 )
 KEY = jax.random.key(11)
-
-
-def critics(ensemble, obs, action):
-    """Q_k(s, a), [2, B]: member k is row k of every stacked weight."""
-    x = np.concatenate([obs, action], -1)
-    members = [jax.tree.map(lambda w, k=k: w[k], ensemble.members) for k in range(2)]
-    return np.stack([mlp(m, x)[..., 0] for m in members])
 
 
 def make_state(agent):

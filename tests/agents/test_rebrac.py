@@ -11,6 +11,7 @@ from reference import (
     FAST,
     adam,
     assert_trees_close,
+    critics,
     finite_differences,
     mlp,
     to_numpy,
@@ -44,13 +45,6 @@ AGENT = ReBRAC(CONFIG, OBS, ACT)
 KEY = jax.random.key(5)
 UNKNOWN = 2
 """The row whose next action is not known."""
-
-
-def critics(ensemble, obs, action):
-    """Q_k(s, a), [2, B]."""
-    x = np.concatenate([obs, action], -1)
-    members = [jax.tree.map(lambda w, k=k: w[k], ensemble.members) for k in range(2)]
-    return np.stack([mlp(m, x)[..., 0] for m in members])
 
 
 def make_state(updates=0):

@@ -12,6 +12,7 @@ from reference import (
     FAST,
     adam,
     assert_trees_close,
+    critics,
     finite_differences,
     mlp,
     to_numpy,
@@ -28,14 +29,6 @@ CONFIG = SACConfig(
 )
 RLPD = {"critics": 4, "target_critics": 2, "layer_norm": True}
 KEY = jax.random.key(3)
-
-
-def critics(ensemble, obs, action):
-    """Q_k(s, a), [K, B]."""
-    x = np.concatenate([obs, action], -1)
-    n = len(ensemble.members.layers[0].weight)
-    members = [jax.tree.map(lambda w, k=k: w[k], ensemble.members) for k in range(n)]
-    return np.stack([mlp(m, x)[..., 0] for m in members])
 
 
 def squashed(actor, obs, key):

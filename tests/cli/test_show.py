@@ -1,5 +1,7 @@
 """`stratdiff show`: a finished run, one that was cut off, and mistakes."""
 
+import json
+
 import runs
 
 from stratdiff.cli import main
@@ -17,13 +19,13 @@ def test_a_finished_run(small_run, capsys):
         "agent      iql, score guided, split ratio",
         "seeds      0",
         "state      finished, with cpu",
-        f"score      {small_run.scores['before'][0]:.1f} before fine-tuning",
-        f"score      {small_run.scores['after'][0]:.1f} after fine-tuning",
+        f"return     {small_run.scores['before'][0]:.1f} before fine-tuning",
+        f"return     {small_run.scores['after'][0]:.1f} after fine-tuning",
         "  --batch-size 16\n",
         "  --iql.actor-hidden 8 8\n",
         "  --behaviour.widths 16 8\n",
     ):
-        assert words in text or words.replace("score  ", "return ") in text, words
+        assert words in text, words
     assert "--discount" not in text and "--score" not in text
     # One screen.
     assert len(text.splitlines()) < 50
@@ -39,6 +41,17 @@ def test_a_run_that_was_cut_off(small_run, tmp_path, capsys):
     assert "at online step 80" in text
     (copy / "metrics.jsonl").unlink()
     assert "not finished: no log point yet" in shown(copy, capsys)
+
+
+def test_damage_is_one_sentence(small_run, tmp_path, capsys):
+    copy = runs.copy(small_run, tmp_path / "run")
+    summary = json.loads((copy / "summary.json").read_text())
+    (copy / "summary.json").write_text(json.dumps(summary | {"device": "another"}))
+    assert main(["show", str(copy)]) == 2
+    assert "summary.json' is damaged: its checksum is another" in capsys.readouterr().err
+    (copy / "summary.json").write_text("{}")
+    assert main(["show", str(copy)]) == 2
+    assert "are not of a run's form (KeyError(" in capsys.readouterr().err
 
 
 def test_what_is_no_run(tmp_path, capsys):

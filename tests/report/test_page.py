@@ -1,6 +1,7 @@
 """The whole report: its files, what they say, and how the page behaves in a browser."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -206,6 +207,19 @@ def test_names_cannot_break_the_page(tmp_path):
     ElementTree.parse(tmp_path / "out" / "figures" / "main.svg")
     table = (tmp_path / "out" / "tables" / "scores.md").read_text().splitlines()
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "run")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(drawing, "save", full)
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page")]) == 1
+    said = capsys.readouterr().err
+    assert "page' could not be written (No space left on device)" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 def test_numbers_that_are_missing(tmp_path):

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -196,6 +198,19 @@ def test_a_position_comes_back_to_the_bit(checkpoints):
     checkpoints.save(STATE, saved)
     _, found = checkpoints.restore(STATE)
     assert json.dumps(dataclasses.asdict(found)) == json.dumps(dataclasses.asdict(saved))
+
+
+def test_a_disk_without_space_for_it_never_reaches_orbax(checkpoints, monkeypatch):
+    usage = shutil.disk_usage("/")
+    needed = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(STATE))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=needed))
+        with pytest.raises(RunStopped, match="could not be written \\(No space left on device\\)"):
+            checkpoints.save(STATE, Position(total_steps=1))
+        assert [*checkpoints.directory.iterdir()] == []
+    checkpoints.save(STATE, Position(total_steps=1))
+    checkpoints.close()
+    assert [path.name for path in checkpoints.directory.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("method", ["save", "wait_until_finished"])

@@ -31,12 +31,16 @@ class CriticEnsemble(eqx.Module):
         key: PRNGKeyArray,
         layer_norm: bool = False,
         final_gain: float = 1e-2,
-        **options: Any,
+        init: Init = "orthogonal",
+        norm_after: bool = False,
     ) -> None:
-        """`options`: others of `MLP`."""
-        size = obs_dim + action_dim
-        options |= {"layer_norm": layer_norm, "final_gain": final_gain}
-        members = [MLP(size, hidden, 1, k, **options) for k in jax.random.split(key, n_critics)]
+        members = [
+            MLP(
+                obs_dim + action_dim, hidden, 1, k, init=init, final_gain=final_gain,
+                layer_norm=layer_norm, norm_after=norm_after,
+            )
+            for k in jax.random.split(key, n_critics)
+        ]  # fmt: skip
         self.members = stack(members)
 
     def __call__(

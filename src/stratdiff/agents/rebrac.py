@@ -34,7 +34,7 @@ from stratdiff.options import Count, NonNegative, OpenFraction, Positive, Rate, 
 
 @dataclasses.dataclass(frozen=True)
 class ReBRACConfig:
-    """ReBRAC's hyperparameters. The authors' batches are of 1024: `--batch-size`."""
+    """ReBRAC's hyperparameters. The authors use batches of 1024 (`--batch-size 1024`)."""
 
     actor_learning_rate: Positive = 1e-3
     """Adam learning rate of the actor."""
@@ -53,7 +53,7 @@ class ReBRACConfig:
     actor_penalty: NonNegative = 0.01
     """β₁: weight of the actor's squared distance from the data, to be tuned for each data set."""
     critic_penalty: NonNegative = 0.01
-    """β₂: weight of the next action's, in units of the data's rewards."""
+    """β₂: weight of the next action's squared distance, in the data's own reward units."""
     policy_delay: Count = 2
     """Updates of the critics per update of the actor and the target networks."""
     target_noise: NonNegative = 0.2

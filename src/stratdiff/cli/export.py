@@ -38,16 +38,18 @@ def main(args: list[str]) -> int:
     source = Path(parsed.source)
     file = source / "policy.safetensors" if source.is_dir() else source
     policies = Policy.load(file)
-    seeds = policies.metadata.get("seeds", [])
-    seed = parsed.seed if parsed.seed is not None else (seeds or [0])[0]
-    if seed not in (seeds or [0]) or len(policies) != len(seeds or [0]):
+    seeds = policies.metadata.get("seeds")
+    if not isinstance(seeds, list) or len(seeds) != len(policies):
+        seeds = list(range(len(policies)))  # snapshots, or another program's file
+    seed = seeds[0] if parsed.seed is None else parsed.seed
+    if seed not in seeds:
         raise UserError(
             f"policy file {str(file)!r} has no policy of seed {seed}; it holds those of "
             f"{', '.join(map(str, seeds))}."
         )
-    index = seeds.index(seed) if seeds else 0
+    index = seeds.index(seed)
     policy = policies[index : index + 1]
-    policy.metadata = {"phase": "?", "step": "?"} | policies.metadata | {"seed": seed}
+    policy.metadata = policies.metadata | {"seed": seed}
     for path, form in wanted:
         write(policy, path, form)
         print(f"{path} ({path.stat().st_size / 1e3:.0f} kB)")

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 
 from stratdiff.cli.parsing import Trust, parse
 from stratdiff.config import Config, config_of, flat_options, table_to_config
 from stratdiff.errors import UserError
-from stratdiff.reading import read_json
+from stratdiff.reading import read_json, read_table
 from stratdiff.sinks.jsonl import read_metrics
 from stratdiff.sinks.progress import number
 
@@ -39,10 +38,14 @@ def main(args: list[str]) -> int:
     config = table_to_config(read_json(path, "config file"), f"config file {str(path)!r}")
     log, summary = directory / "metrics.jsonl", directory / "summary.json"
     records = read_metrics(log) if log.exists() else []
-    found = read_json(summary, "summary") if summary.exists() else None
-    console = Console(highlight=False, soft_wrap=True)
-    for line in lines(directory, config, records, found):
-        console.print(line, markup=False)
+    found = read_table(summary, "summary") if summary.exists() else None
+    try:
+        print(*lines(directory, config, records, found), sep="\n")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"the files of {parsed.directory!r} are not of a run's form ({error!r}); put them back "
+            "from a copy."
+        ) from error
     return 0
 
 
@@ -68,12 +71,8 @@ def lines(
     out += _scores(records, summary)
     if summary:
         out += _times(summary)
-    others = _differences(config)
-    if others:
-        out += ["options that differ from the paper's:", *(f"  {name} {v}" for name, v in others)]
-    else:
-        out += ["options: the paper's"]
-    return out
+    others = [f"  {name} {value}" for name, value in _differences(config)]
+    return [*out, "options that differ from the paper's:", *(others or ["  none"])]
 
 
 def _scores(records: list[dict[str, Any]], summary: dict[str, Any] | None) -> list[str]:
@@ -84,7 +83,7 @@ def _scores(records: list[dict[str, Any]], summary: dict[str, Any] | None) -> li
             each = ", ".join(map(number, found["per_seed"]))
             out += [f"{what:<11}{number(found['mean'])} {when} fine-tuning ({each})"]
         data = summary["dataset"]["mean_score"]
-        return out + ([f"           {number(data)} the data's mean episode"] if data else [])
+        return out if data is None else [*out, f"{'':<11}{number(data)} the data's mean episode"]
     scored = [r for r in records if "score" in r]
     if not scored:
         return []

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from stratdiff.errors import UserError
-from stratdiff.files import unsummed
-from stratdiff.reading import read_json
+from stratdiff.reading import read_table
 from stratdiff.report.compact import FORMAT, compact, from_compact
 from stratdiff.report.runs import TITLES, LeftOut, Run, Series, by_task, clean, differing, title
 from stratdiff.sinks.jsonl import read_metrics
@@ -77,15 +76,9 @@ def _run_directories(root: Path) -> list[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = read_json(path, "file")
+        return read_table(path, "file")
     except UserError as error:
         raise _Unusable(str(error)) from error
-    if not isinstance(data, dict):
-        raise _Unusable(f"{path.name} does not hold one JSON object")
-    try:
-        return unsummed(data) if "crc32" in data else data
-    except ValueError as error:
-        raise _Unusable(f"{path.name} is damaged: {error}") from error
 
 
 def _read_directory(directory: Path) -> Run:

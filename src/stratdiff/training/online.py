@@ -48,7 +48,7 @@ def sample_batch(
     return Batch(batch, kept, online)
 
 
-# Inlined, so this only has it traced once: for its metrics' names and for the step.
+# It is inlined; as a `jit` it is traced once for both uses, the metrics' names and the step.
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def online_update(
     setup: Setup, state: TrainState, data: DeviceData, stored: PyTree, update: Int[Array, ""]
