@@ -33,7 +33,7 @@ from stratdiff.options import (
     value_of,
 )
 from stratdiff.presets import PRESETS, PROTOCOLS, RECIPES, override, translated
-from stratdiff.reading import SMALL, read_json
+from stratdiff.reading import SMALL, read_table
 from stratdiff.scores.base import SCORES
 from stratdiff.splits import SPLITS, split_class
 from stratdiff.tasks import Recipe, recipe_of
@@ -313,19 +313,7 @@ def read_config(path: str | Path) -> Config:
     Raises:
         UserError: the file is missing or is not such a config.
     """
-    return table_to_config(read_table(path), f"config file {str(path)!r}")
-
-
-def read_table(path: str | Path) -> dict[str, Any]:
-    """The options of a config file as they stand there.
-
-    Raises:
-        UserError: the file cannot be read (see `read_json`) or holds no table.
-    """
-    data = read_json(path, "config file", SMALL)
-    if not isinstance(data, dict):
-        raise UserError(f"config file {str(path)!r} must hold one JSON object.")
-    return data
+    return table_to_config(read_table(path, "config file", SMALL), f"config file {str(path)!r}")
 
 
 @functools.cache

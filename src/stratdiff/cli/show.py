@@ -7,9 +7,9 @@ from typing import Any
 import tyro
 
 from stratdiff.cli.parsing import Trust, parse
-from stratdiff.config import Config, config_of, flat_options, table_to_config
+from stratdiff.config import Config, config_of, flat_options, read_config
 from stratdiff.errors import UserError
-from stratdiff.reading import read_json, read_table
+from stratdiff.reading import read_table
 from stratdiff.sinks.jsonl import read_metrics
 from stratdiff.sinks.progress import number
 
@@ -34,8 +34,7 @@ def main(args: list[str]) -> int:
             f"{parsed.directory!r} is no run directory: it has no config.json. "
             "`stratdiff train` makes one, and says where."
         )
-    path = directory / "config.json"
-    config = table_to_config(read_json(path, "config file"), f"config file {str(path)!r}")
+    config = read_config(directory / "config.json")
     log, summary = directory / "metrics.jsonl", directory / "summary.json"
     records = read_metrics(log) if log.exists() else []
     found = read_table(summary, "summary") if summary.exists() else None

@@ -15,11 +15,11 @@ from stratdiff.config import (
     RunOptions,
     config_of,
     of_other_part,
-    read_table,
     table_to_config,
 )
 from stratdiff.errors import UserError
 from stratdiff.presets import Preset, Protocol, translated
+from stratdiff.reading import SMALL, read_table
 from stratdiff.training.loop import train
 
 # Options that decide which others there are, and their defaults.
@@ -126,7 +126,7 @@ def _parse(args: list[str]) -> tuple[_Start, Config]:
 
 def _from_file(path: str, given: dict[str, str]) -> Config:
     """The config of a file, with what the command line says of `_EARLY` in its place."""
-    table, note = translated(read_table(path))
+    table, note = translated(read_table(path, "config file", SMALL))
     if note:
         print(f"{path}: {note}.", file=sys.stderr)
     changes = {key: value for key, value in given.items() if key not in ("preset", "protocol")}
