@@ -6,45 +6,27 @@ Cells that would pre-train alike share the offline phases (training/shared.py).
 
 import contextlib
 import dataclasses
-import json
-import os
 import re
-import subprocess
-import sys
-import traceback
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from stratdiff import process, registry
-from stratdiff.config import Config, config_of, difference, read_config, table_to_config
+from stratdiff import registry
+from stratdiff.cells import Cell, on_ray, side_by_side
+from stratdiff.config import CHOICES, Config, config_of, difference, is_list, read_config
 from stratdiff.data.sources import absolute, check
 from stratdiff.errors import UserError, nearest
-from stratdiff.files import lock_directory
+from stratdiff.options import flat
 from stratdiff.presets import override
 from stratdiff.reading import SMALL, read_table, read_toml
+from stratdiff.sinks.board import Board
 from stratdiff.sinks.progress import number
-from stratdiff.training.loop import resume, train
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
-# What XLA and NumPy's matrix products take their number of threads from.
-_THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Seconds that a cell's process has for its last checkpoint.
-_GRACE = 60.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
+# A slip of the pen, such as ten lists of ten values, ends here.
+_MOST = 10_000
 _KEYS = ("preset", "seeds", "options", "tasks", "variants")
-
-
-class Cell(NamedTuple):
-    """One run of an experiment."""
-
-    task: str
-    variant: str
-    config: Config
-
-    @property
-    def name(self) -> str:
-        """TASK/VARIANT, also its place below the experiment's folder."""
-        return f"{self.task}/{self.variant}"
 
 
 def read_spec(path: str | Path) -> list[Cell]:
@@ -52,7 +34,8 @@ def read_spec(path: str | Path) -> list[Cell]:
 
     Options of a run (`stratdiff train --help`) stand in `[options]`, for all cells; in
     `[tasks.NAME]`, with the `dataset`; and in `[variants.NAME]`. Later ones win, in this order.
-    `tasks` in a variant: the tasks that it is run on; default: all.
+    `tasks` in a variant: the tasks that it is run on; default: all. A list of values for an option
+    that takes one makes a variant of each value, several lists one of each combination.
 
     Raises:
         UserError: the file is missing, is no TOML, or asks for something that no run can do.
@@ -75,7 +58,7 @@ def read_spec(path: str | Path) -> list[Cell]:
             allowed = "use letters, digits and . _ = + - only, and not 'pretrained'"
             folder = name != "pretrained" and _NAME.fullmatch(name)
             expect(folder, f"[{kind}.{name}] names a folder; {allowed}.")
-    cells, common = [], spec.get("options", {})
+    cells, names, common = [], set(), spec.get("options", {})
     expect(isinstance(common, dict), f"options is {common!r}; it must be a table [options].")
     for task, of_task in spec["tasks"].items():
         said = f"[tasks.{task}] has no dataset; give a name or an HDF5 file's path."
@@ -95,36 +78,109 @@ def read_spec(path: str | Path) -> list[Cell]:
                 expect(not key[0].isdigit(), said)
             if task not in tasks:
                 continue
-            options = {"seeds": spec["seeds"]} if "seeds" in spec else {}
-            for table in (common, of_task, own):
-                override(options, table)
-            cell = f"{task}/{variant}"
-            expect("preset" not in options, f"{cell}: preset must stand at the top of the file.")
             try:
-                config = config_of(options, spec.get("preset", "paper"))
-                check(config.dataset, config.environment)
+                swept = [*islice(_combinations(variant, own, common | of_task), _MOST)]
             except UserError as error:
-                said = str(error).removeprefix("the options given: ")
-                raise UserError(f"{where}: {cell}: {said}") from error
-            cells.append(Cell(task, variant, config))
+                raise UserError(f"{where}: {task}/{variant}: {error}") from error
+            expect(len(cells) + len(swept) < _MOST, f"it asks for {_MOST:,} cells or more.")
+            for name, of_cell in swept:
+                options = {"seeds": spec["seeds"]} if "seeds" in spec else {}
+                for table in (common, of_task, of_cell):
+                    override(options, table)
+                cell = f"{task}/{name}"
+                short = "give values that make one of at most 200 characters"
+                expect(_NAME.fullmatch(name), f"{cell} is no name of a folder; {short}.")
+                twice = "is asked for twice; every value of a list must be another"
+                expect(cell not in names, f"{cell} {twice}.")
+                names.add(cell)
+                expect(
+                    "preset" not in options, f"{cell}: preset must stand at the top of the file."
+                )
+                try:
+                    config = config_of(options, spec.get("preset", "paper"))
+                    check(config.dataset, config.environment)
+                except UserError as error:
+                    said = str(error).removeprefix("the options given: ")
+                    raise UserError(f"{where}: {cell}: {said}") from error
+                cells.append(Cell(task, name, config))
     expect(cells, "no cell is left: every variant's `tasks` is empty.")
     return cells
 
 
+def _combinations(
+    name: str, own: dict[str, Any], others: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, options) of each combination of the values of a variant's lists.
+
+    `own` are the variant's options, `others` those below them. An option that is itself a list (the
+    seeds, the widths of a network) has one value, that list.
+
+    Raises:
+        UserError: a list is empty, holds something else than values, or stands below a variant.
+    """
+    options: dict[str, Any] = {}
+    for table in (others, own):
+        override(options, table)
+    given, of_variant = flat(options), flat(own)
+    # What decides which other options there are comes first.
+    for option in sorted({**of_variant, **given}, key=lambda option: option not in CHOICES):
+        values = given[option]
+        if not isinstance(values, list) or is_list(options, option) is not False:
+            continue
+        said = f"{option} is {values!r}"
+        if option not in of_variant:
+            raise UserError(f"{said}; a list of values must stand in [variants.NAME].")
+        if not values or not all(isinstance(x, bool | int | float | str) for x in values):
+            raise UserError(f"{said}; it must be one value, or a list of some.")
+        for value in values:
+            one: dict[str, Any] = {}
+            override(one, own)
+            override(one, _nested(option, value))
+            yield from _combinations(f"{name}-{option}={_word(value)}", one, others)
+        return
+    yield name, own
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    """A table of tables with one value, by its dotted name."""
+    for key in reversed(name.split(".")):
+        value = {key: value}
+    return dict(value)
+
+
+def _word(value: Any) -> str:
+    """A value as part of a folder's name."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return re.sub(r"[^A-Za-z0-9._=+-]", "-", text)
+
+
 def compare(
-    cells: list[Cell], out: str | Path, ray: bool = False, say: Callable[[str], None] = print
+    cells: list[Cell],
+    out: str | Path,
+    ray: bool = False,
+    say: Callable[[str], None] = print,
+    jobs: int = 1,
 ) -> dict[str, str]:
     """Do the runs that are missing below `out`; what is done is skipped, what was cut off goes on.
 
     `ray`: on a Ray cluster (the one that is running, or one of this machine's cores); `out` and
-    the data must be reachable from all of its machines.
+    the data must be reachable from all of its machines. `jobs`: so many at a time on this machine,
+    which shares its cores out among them; the results do not depend on it.
 
     Returns:
         What went wrong, by cell's name.
 
     Raises:
-        UserError: `out` cannot be written, or Ray is asked for and is not installed.
+        UserError: `out` cannot be written, `jobs` is below 1, or Ray is asked for and is not
+            installed.
     """
+    if jobs < 1 or (ray and jobs > 1):
+        said = (
+            "--ray decides itself how many cells run at a time; leave --jobs out"
+            if ray
+            else ("it must be 1 or more")
+        )
+        raise UserError(f"--jobs is {jobs}; {said}.")
     out = Path(out)
     try:
         (out / "pretrained").mkdir(parents=True, exist_ok=True)
@@ -137,14 +193,20 @@ def compare(
     done = len(cells) - len(waiting) - len(failed)
     say(f"{len(cells)} cells: {done} done before, {len(failed)} that cannot be run")
     trusted = registry.trusted()  # the processes of the cells are told nothing else
-    if ray:
-        finished = _with_ray(waiting, out, trusted)
-    else:
-        finished = ((cell, _run_apart(cell, out, trusted)) for cell in waiting)
-    for i, (cell, wrong) in enumerate(finished, 1):
-        if wrong:
-            failed[cell.name] = wrong
-        say(f"{i}/{len(waiting)} {cell.name}: {wrong or _result(out / cell.name)}")
+    board = Board([cell.name for cell in waiting], jobs)
+    with board, contextlib.ExitStack() as stack:
+        if ray:
+            finished = on_ray(waiting, out, trusted)
+        else:
+            finished = side_by_side(waiting, out, trusted, jobs, board.tell)
+        stack.callback(finished.close)
+        for i, (cell, wrong) in enumerate(finished, 1):
+            if wrong:
+                failed[cell.name] = wrong
+            words = wrong or _result(out / cell.name)
+            if not ray:
+                board.finish(cell.name, words)
+            say(f"{i}/{len(waiting)} {cell.name}: {words}")
     return failed
 
 
@@ -181,92 +243,3 @@ def _result(directory: Path) -> str:
     scores = " -> ".join(number(found["mean"]) for found in summary["score"].values())
     minutes = sum(summary["seconds"].values()) / 60
     return f"{scores} ({len(summary['seeds'])} seeds, {minutes:.1f} minutes of training)"
-
-
-def _run_apart(cell: Cell, out: Path, trusted: list[str], cores: int | None = None) -> str:
-    """Run a cell in a process of its own, on so many cores; what went wrong, or ''.
-
-    A process that is killed takes no other cell with it, and leaves no compiled programs behind. It
-    has a session of its own: a signal reaches this process, which then stops it and waits. Its
-    standard input stays open, so that it ends when this process is gone.
-    """
-    job = json.dumps([cell.name, str(out), cell.config.to_table(), trusted])
-    command = [sys.executable, "-m", "stratdiff.experiments"]
-    env = os.environ | ({} if cores is None else dict.fromkeys(_THREADS, str(cores)))
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    text: Any = {"encoding": "utf-8", "errors": "replace"}
-    child: Any
-    with subprocess.Popen(command, env=env, start_new_session=True, **pipes, **text) as child:
-        try:
-            with contextlib.suppress(BrokenPipeError):  # it died at once
-                child.stdin.write(f"{job}\n")
-                child.stdin.flush()
-            said = " ".join(child.stdout.read().strip().splitlines())
-            child.wait()
-        except KeyboardInterrupt:
-            child.terminate()  # it takes a checkpoint
-            try:
-                child.wait(_GRACE)
-            except (KeyboardInterrupt, subprocess.TimeoutExpired):
-                child.kill()
-            raise
-    return (said or f"its process ended with {child.returncode}") if child.returncode else ""
-
-
-def _with_ray(cells: list[Cell], out: Path, trusted: list[str]) -> Iterator[tuple[Cell, str]]:
-    """The cells on a Ray cluster, one a core or, where it has any, one a GPU; as they finish."""
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("--ray needs Ray; install it with pip install 'stratdiff[ray]'.") from error
-    try:
-        ray.init(address="auto")
-    except ConnectionError:
-        ray.init(include_dashboard=False)
-    try:
-        gpus, cores = (1, None) if ray.cluster_resources().get("GPU") else (0, 1)
-        run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_run_apart)
-        jobs = {run.remote(cell, out.absolute(), trusted, cores): cell for cell in cells}
-        while jobs:
-            (job,), _ = ray.wait(list(jobs))
-            cell = jobs.pop(job)
-            try:
-                yield cell, ray.get(job)
-            except ray.exceptions.RayError as error:
-                yield cell, f"Ray lost it: {error}"
-    finally:
-        ray.shutdown()
-
-
-def _job() -> int:
-    """The process of one cell: the job is on standard input, what went wrong on standard output."""
-    process.take_signals(terminal_may_close=True)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what an environment prints is no answer
-    process.last(1), process.last(2)
-    pipe = os.dup(0)
-    with open(pipe, encoding="utf-8", closefd=False) as lines:
-        name, out, options, trusted = json.loads(lines.readline())
-    process.follow_parent(pipe)
-    registry.trust(*trusted)
-    directory, shared = Path(out) / name, Path(out) / "pretrained"
-    try:
-        with lock_directory(directory, wait=_GRACE):
-            pass  # an earlier compare was killed, and its process is at its last checkpoint
-        if (directory / "config.json").is_file():
-            resume(directory, shared=shared)
-        else:
-            train(table_to_config(options, name), directory, shared=shared)
-        return 0
-    except (UserError, KeyboardInterrupt) as error:
-        said = str(error) or "interrupted"
-    except Exception as error:  # the other cells go on
-        traceback.print_exc()
-        said = f"{type(error).__name__}: {error}"
-    with contextlib.suppress(BrokenPipeError):
-        print(said, file=answers, flush=True)
-    return 2
-
-
-if __name__ == "__main__":
-    sys.exit(_job())

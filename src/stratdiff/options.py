@@ -153,6 +153,15 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
     return value
 
 
+def takes_list(kind: Any, name: str) -> bool | None:
+    """Whether the option of this dotted name is itself a list; None: `kind` has none of the name."""
+    own, _, rest = name.partition(".")
+    found = get_type_hints(kind).get(own)
+    if rest:
+        return takes_list(found, rest) if dataclasses.is_dataclass(found) else None
+    return None if found is None else get_origin(found) is tuple
+
+
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Options by their dotted names: `iql.expectile`."""
     return dict(_items(table, prefix))

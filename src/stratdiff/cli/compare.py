@@ -18,6 +18,8 @@ class _Compare(Trust):
     """The experiment's TOML file (docs/experiments.md)."""
     out: str = ""
     """Directory of its runs; empty: runs/NAME, after the file's name."""
+    jobs: int = 1
+    """Runs at a time, which share out this machine's cores; the results do not depend on it."""
     ray: bool = False
     """Run cells side by side on a Ray cluster, or on this machine's cores where there is none."""
 
@@ -27,7 +29,7 @@ def main(args: list[str]) -> int:
     parsed = parse(_Compare, args, "compare")
     out = Path(parsed.out or f"runs/{Path(parsed.spec).stem}")
     cells = read_spec(parsed.spec)
-    failed = compare(cells, out, parsed.ray)
+    failed = compare(cells, out, parsed.ray, jobs=parsed.jobs)
     for name, reason in failed.items():
         print(f"error: {name}: {reason}", file=sys.stderr)
     if len(failed) < len(cells):
