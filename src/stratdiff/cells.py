@@ -116,7 +116,7 @@ def _started(
 
 
 def _stop(children: list[subprocess.Popen[str]]) -> None:
-    """Let each take a checkpoint; those that do not end in time, or at a second signal, are killed."""
+    """Let each take a checkpoint; a second signal, or the end of the time, kills those left."""
     for child in children:
         child.terminate()
     end = time.monotonic() + _GRACE

@@ -14,9 +14,10 @@ from typing import Any
 
 from stratdiff import registry
 from stratdiff.cells import Cell, on_ray, side_by_side
-from stratdiff.config import CHOICES, Config, config_of, difference, is_list, read_config
+from stratdiff.config import CHOICES, config_of, difference, is_list, read_config
 from stratdiff.data.sources import absolute, check
 from stratdiff.errors import UserError, nearest
+from stratdiff.files import MARK, marking
 from stratdiff.options import flat
 from stratdiff.presets import override
 from stratdiff.reading import SMALL, read_table, read_toml
@@ -174,13 +175,10 @@ def compare(
         UserError: `out` cannot be written, `jobs` is below 1, or Ray is asked for and is not
             installed.
     """
-    if jobs < 1 or (ray and jobs > 1):
-        said = (
-            "--ray decides itself how many cells run at a time; leave --jobs out"
-            if ray
-            else ("it must be 1 or more")
-        )
-        raise UserError(f"--jobs is {jobs}; {said}.")
+    if jobs < 1:
+        raise UserError(f"--jobs is {jobs}; it must be 1 or more.")
+    if ray and jobs > 1:
+        raise UserError(f"--jobs is {jobs}, but --ray decides how many runs there are at a time.")
     out = Path(out)
     try:
         (out / "pretrained").mkdir(parents=True, exist_ok=True)
@@ -194,18 +192,17 @@ def compare(
     say(f"{len(cells)} cells: {done} done before, {len(failed)} that cannot be run")
     trusted = registry.trusted()  # the processes of the cells are told nothing else
     board = Board([cell.name for cell in waiting], jobs)
-    with board, contextlib.ExitStack() as stack:
-        if ray:
-            finished = on_ray(waiting, out, trusted)
-        else:
-            finished = side_by_side(waiting, out, trusted, jobs, board.tell)
-        stack.callback(finished.close)
+    if ray:
+        finished = on_ray(waiting, out, trusted)
+    else:
+        finished = side_by_side(waiting, out, trusted, jobs, board.tell)
+    with marking(out / MARK), board, contextlib.closing(finished):
         for i, (cell, wrong) in enumerate(finished, 1):
             if wrong:
                 failed[cell.name] = wrong
             words = wrong or _result(out / cell.name)
             if not ray:
-                board.finish(cell.name, words)
+                board.finish(cell.name, words, bool(wrong))
             say(f"{i}/{len(waiting)} {cell.name}: {words}")
     return failed
 

@@ -19,8 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from stratdiff import process
 from stratdiff.errors import RunStopped, UserError
 
+LOCK = ".lock"
+"""Who trains a run holds this file in its directory (`lock_directory`)."""
+MARK = ".compare.lock"
+"""Whoever does an experiment's runs holds this file in the directory above them (`marking`)."""
 _SEAL = b"crc32:"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -65,13 +70,20 @@ def lock_file(path: Path) -> Iterator[None]:
     """Wait until no other process is at work on the file `path`; its folder is made.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written. Interrupted: a signal came while it waited.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    while not lock.is_locked:
+        process.honour()
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=0.5)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -199,7 +211,7 @@ def lock_directory(directory: Path, wait: float = 0) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    path = (directory / ".lock").absolute()
+    path = (directory / LOCK).absolute()
     lock = FileLock(path)
     made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     try:
@@ -229,6 +241,36 @@ def lock_directory(directory: Path, wait: float = 0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def marking(path: Path) -> Iterator[None]:
+    """Hold the lock `path`, unless another process has it: `is_held` then tells that one is here.
+
+    Raises:
+        RunStopped: the file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    with contextlib.ExitStack() as stack:
+        with writing(path), contextlib.suppress(Timeout):
+            stack.enter_context(FileLock(path).acquire(timeout=0))
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock `path`; its own locks do not count."""
+    from filelock import FileLock, Timeout
+
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # another user's
+        return False
+
+
+@contextlib.contextmanager
 def undoing(directory: Path) -> Iterator[None]:
     """On an error (not on a signal), remove what is new in the directory, but for the lock."""
     there = {*directory.iterdir()}
@@ -238,7 +280,7 @@ def undoing(directory: Path) -> Iterator[None]:
         for path in {*directory.iterdir()} - there:
             if path.is_dir():
                 _remove_tree(path)
-            elif path.name != ".lock":
+            elif path.name != LOCK:
                 path.unlink(missing_ok=True)
         raise
 

@@ -154,7 +154,7 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
 
 
 def takes_list(kind: Any, name: str) -> bool | None:
-    """Whether the option of this dotted name is itself a list; None: `kind` has none of the name."""
+    """Whether the option of this dotted name is itself a list; None: `kind` has no such option."""
     own, _, rest = name.partition(".")
     found = get_type_hints(kind).get(own)
     if rest:

@@ -20,12 +20,8 @@ class Trust:
 
 
 def parse(kind: Any, args: list[str], command: str, **options: Any) -> Any:
-    """The options of a command; a bad one ends the program with exit code 2.
-
-    A field of the type bool is a switch: `--ray`.
-    """
-    flags = (tyro.conf.FlagCreatePairsOff,)
-    found = tyro.cli(kind, args=args, prog=f"stratdiff {command}", config=flags, **options)
+    """The options of a command; a bad one ends the program with exit code 2."""
+    found = tyro.cli(kind, args=args, prog=f"stratdiff {command}", **options)
     if getattr(found, "trust_modules", False):
         registry.trust("*")
     return found

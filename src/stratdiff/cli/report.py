@@ -1,7 +1,9 @@
 """`stratdiff report`."""
 
 import dataclasses
+import signal
 import sys
+import time
 from pathlib import Path
 
 import tyro
@@ -9,8 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stratdiff import process
 from stratdiff.cli.parsing import parse
-from stratdiff.report.page import report, short_rows
+from stratdiff.report import results
+from stratdiff.report.page import check_out, report, short_rows
+from stratdiff.report.runs import LeftOut, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +26,52 @@ class _Report:
     """Run directories, directories above them, or an earlier report's results.json."""
     out: str = "report"
     """Directory of the report; an earlier report there is replaced."""
+    watch: bool = False
+    """Make the page again whenever a run is finished, until none is trained any more or Ctrl-C."""
+
+
+# Seconds between two looks at the runs.
+_INTERVAL = 5.0
 
 
 def main(args: list[str]) -> int:
     """Write the page and print the scores."""
     parsed = parse(_Report, args, "report")
-    runs, left_out = report(parsed.directories, parsed.out)
+    runs, left_out = (_watched if parsed.watch else report)(parsed.directories, parsed.out)
     for missing in left_out:
         print(f"left out: {missing.path}: {missing.reason}.", file=sys.stderr)
+    _show(runs)
+    print(f"the page: {Path(parsed.out) / 'index.html'}")
+    return 0
+
+
+def _watched(paths: tuple[str, ...], out: str) -> tuple[list[Run], list[LeftOut]]:
+    """As `report`, made again whenever a run is finished; the last one."""
+    check_out(Path(out))
+    seen, made = None, None
+    try:
+        while True:
+            trained, found = results.state(paths)
+            now, page = time.strftime("%H:%M:%S"), Path(out) / "index.html"
+            if found != seen and trained and not any(found.values()):
+                print(f"{now}  no run is finished yet", flush=True)
+            elif found != seen:
+                with process.deferring():  # a page is whole
+                    made = report(paths, out)
+                print(f"{now}  {page}: {sum(map(bool, found.values()))} runs", flush=True)
+            if made and not trained:
+                return made
+            seen = found
+            time.sleep(_INTERVAL)
+    except KeyboardInterrupt as error:
+        terminated = getattr(error, "exit_code", 0) == 128 + signal.SIGTERM
+        if terminated or not made:
+            raise
+        return made  # how a watch usually ends
+
+
+def _show(runs: list[Run]) -> None:
+    """The scores, as a table on the terminal."""
     table = Table(title="score, mean over the seeds")
     for column in ("task", "base", "variant"):
         table.add_column(column, overflow="fold")
@@ -37,5 +80,3 @@ def main(args: list[str]) -> int:
     for row in short_rows(runs):
         table.add_row(*map(Text, row))
     Console().print(table)
-    print(f"the page: {Path(parsed.out) / 'index.html'}")
-    return 0

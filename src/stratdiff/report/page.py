@@ -30,7 +30,7 @@ def report(paths: Sequence[str], out: str) -> tuple[list[Run], list[LeftOut]]:
         RunStopped: the disk is full, or fails otherwise; what was in `out` stays.
     """
     target = Path(out)
-    _check_out(target)
+    check_out(target)
     runs, left_out = results.read(paths)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,12 @@ def _write(runs: Runs, left_out: Sequence[LeftOut], folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _check_out(target: Path) -> None:
+def check_out(target: Path) -> None:
+    """Refuse a place where no report can be, or where something else is.
+
+    Raises:
+        UserError: it is a file, or a folder with files of others.
+    """
     if target.exists() and not target.is_dir():
         raise UserError(f"--out {str(target)!r} is a file; give a directory.")
     page = target / "index.html"

@@ -1,16 +1,18 @@
 """The finished runs below given paths, as the report names, pools and orders them."""
 
+import contextlib
 import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stratdiff.errors import UserError
+from stratdiff.files import LOCK, MARK, is_held
 from stratdiff.reading import read_table
 from stratdiff.report.compact import FORMAT, compact, from_compact
 from stratdiff.report.runs import TITLES, LeftOut, Run, Series, by_task, clean, differing, title
@@ -59,19 +61,40 @@ def read(paths: Sequence[str]) -> tuple[list[Run], list[LeftOut]]:
     return _arranged(runs), left_out
 
 
+def state(paths: Sequence[str]) -> tuple[bool, dict[Path, int]]:
+    """(whether a run below the paths is being trained, when each run there was finished).
+
+    The times are those of summary.json, in nanoseconds; 0: not finished.
+    """
+    roots = [*map(Path, paths)]
+    # Looked at first: what is not trained any more does not change any more.
+    around = [folder for root in roots for folder, _ in _folders(root)]
+    around += [folder for root in roots for folder in root.absolute().parents]
+    trained = any(is_held(folder / lock) for folder in around for lock in (LOCK, MARK))
+    times = {}
+    for run in (run for root in roots for run in _run_directories(root)):
+        times[run] = 0
+        with contextlib.suppress(FileNotFoundError):
+            times[run] = (run / "summary.json").stat().st_mtime_ns
+    return trained, times
+
+
 def _left_out(path: Any, reason: Any) -> LeftOut:
     return LeftOut(clean(path, 4000), clean(reason, 4000))
 
 
 def _run_directories(root: Path) -> list[Path]:
-    found = []
+    return [folder for folder, is_run in _folders(root) if is_run]
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, bool]]:
+    """The folders below `root`, and whether each is a run's; what is in a run's is left out."""
     for folder, names, files in os.walk(root):
-        if "config.json" in files:
-            found.append(Path(folder))
-            names.clear()
+        is_run = "config.json" in files
+        yield Path(folder), is_run
         # The pre-training that variants share is no run of its own.
-        names[:] = sorted(n for n in names if n != "pretrained" and not n.startswith("."))
-    return found
+        own = [] if is_run else names
+        names[:] = sorted(n for n in own if n != "pretrained" and not n.startswith("."))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

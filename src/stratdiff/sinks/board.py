@@ -58,7 +58,8 @@ class Board:
     def __init__(self, names: list[str], jobs: int, stream: TextIO | None = None) -> None:
         self._left, self._jobs = [*names], jobs
         self._rows: dict[str, _Row] = {}
-        self._done: list[tuple[str, str, float]] = []
+        self._done: list[tuple[str, str]] = []
+        self._took: list[float] = []
         self._said = time.monotonic()
         console = Console(file=stream)
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2)
@@ -89,14 +90,16 @@ class Board:
             self._said = now
             print(self._line(), file=sys.stderr)
 
-    def finish(self, name: str, words: str) -> None:
-        """A run is over."""
+    def finish(self, name: str, words: str, failed: bool = False) -> None:
+        """A run is over; `words` say how it ended."""
         row = self._rows.pop(name)
-        self._done.append((name, words, row.elapsed()))
+        self._done.append((name, words))
+        if not failed:
+            self._took.append(row.elapsed())
 
     def seconds_left(self) -> float | None:
         """About how long the rest takes; None: nothing is known yet."""
-        known = [seconds for _, _, seconds in self._done]
+        known = [*self._took]
         known += [row.elapsed() + left for row in self._rows.values() if (left := row.left())]
         if not known:
             return None
@@ -122,8 +125,8 @@ class Board:
         table.add_column("state", overflow="fold")
         for column in ("time", "left"):
             table.add_column(column, justify="right", no_wrap=True)
-        for name, words, seconds in self._done[-self.MOST :]:
-            table.add_row(name, words, duration(seconds), "", style="dim")
+        for name, words in self._done[-self.MOST :]:
+            table.add_row(name, words, "", "", style="dim")
         for name, row in self._rows.items():
             left = row.left()
             about = "" if left is None else f"about {duration(left)}"
