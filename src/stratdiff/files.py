@@ -270,6 +270,21 @@ def is_held(path: Path) -> bool:
         return False
 
 
+def folders(root: Path) -> Iterator[tuple[Path, bool]]:
+    """The folders from `root` down, and whether each is a run's; those in a run's are left out."""
+    for folder, names, files in os.walk(root):
+        is_run = "config.json" in files
+        yield Path(folder), is_run
+        # The pre-training that variants share is no run of its own.
+        own = [] if is_run else names
+        names[:] = sorted(n for n in own if n != "pretrained" and not n.startswith("."))
+
+
+def run_folders(root: Path) -> list[Path]:
+    """The directories of runs from `root` down."""
+    return [folder for folder, is_run in folders(root) if is_run]
+
+
 @contextlib.contextmanager
 def undoing(directory: Path) -> Iterator[None]:
     """On an error (not on a signal), remove what is new in the directory, but for the lock."""

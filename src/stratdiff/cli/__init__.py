@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 import traceback
+from pathlib import Path
 
 from stratdiff import __version__, process
 from stratdiff.errors import Interrupted, UserError
@@ -21,6 +22,7 @@ usage: stratdiff COMMAND [options]
   report DIR    make a page with figures and tables of finished runs
   export DIR    write a run's policy for other programs: NumPy alone, or ONNX
   data          list, make, describe, check and convert data sets
+  completion    write a completion script for bash, zsh or fish
 
 With any command, `--mirror URL` names another host of D4RL's files ($STRATDIFF_MIRRORS: several,
 separated by spaces).
@@ -39,6 +41,7 @@ _COMMANDS = {
     "report": "report",
     "export": "export",
     "data": "data",
+    "completion": "completion",
 }
 
 
@@ -87,9 +90,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _command(given: list[str]) -> int:
     args = _use_mirrors([_expanded(word) for word in given if word != "--debug"])
-    if not args or args[0] in ("-h", "--help"):
+    if not args:
+        from stratdiff.cli.start import advice
+
+        print(advice(Path("runs")))
+        return 0
+    if args[0] in ("-h", "--help"):
         print(USAGE, end="")
-        return 0 if args else 2
+        return 0
     if args[0] == "--version":
         print(__version__)
         return 0

@@ -2,17 +2,16 @@
 
 import contextlib
 import dataclasses
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stratdiff.errors import UserError
-from stratdiff.files import LOCK, MARK, is_held
+from stratdiff.files import LOCK, MARK, folders, is_held, run_folders
 from stratdiff.reading import read_table
 from stratdiff.report.compact import FORMAT, compact, from_compact
 from stratdiff.report.runs import TITLES, LeftOut, Run, Series, by_task, clean, differing, title
@@ -40,7 +39,7 @@ def read(paths: Sequence[str]) -> tuple[list[Run], list[LeftOut]]:
     for name in paths:
         if not (path := Path(name)).exists():
             raise UserError(f"{name!r} does not exist; give run directories, or ones above them.")
-        found = [path] if path.is_file() else _run_directories(path)
+        found = [path] if path.is_file() else run_folders(path)
         if not found:
             left_out.append(_left_out(name, "no run is in it: no config.json there or below"))
         for item in found:
@@ -68,11 +67,11 @@ def state(paths: Sequence[str]) -> tuple[bool, dict[Path, int]]:
     """
     roots = [*map(Path, paths)]
     # Looked at first: what is not trained any more does not change any more.
-    around = [folder for root in roots for folder, _ in _folders(root)]
+    around = [folder for root in roots for folder, _ in folders(root)]
     around += [folder for root in roots for folder in root.absolute().parents]
     trained = any(is_held(folder / lock) for folder in around for lock in (LOCK, MARK))
     times = {}
-    for run in (run for root in roots for run in _run_directories(root)):
+    for run in (run for root in roots for run in run_folders(root)):
         times[run] = 0
         with contextlib.suppress(FileNotFoundError):
             times[run] = (run / "summary.json").stat().st_mtime_ns
@@ -81,20 +80,6 @@ def state(paths: Sequence[str]) -> tuple[bool, dict[Path, int]]:
 
 def _left_out(path: Any, reason: Any) -> LeftOut:
     return LeftOut(clean(path, 4000), clean(reason, 4000))
-
-
-def _run_directories(root: Path) -> list[Path]:
-    return [folder for folder, is_run in _folders(root) if is_run]
-
-
-def _folders(root: Path) -> Iterator[tuple[Path, bool]]:
-    """The folders below `root`, and whether each is a run's; what is in a run's is left out."""
-    for folder, names, files in os.walk(root):
-        is_run = "config.json" in files
-        yield Path(folder), is_run
-        # The pre-training that variants share is no run of its own.
-        own = [] if is_run else names
-        names[:] = sorted(n for n in own if n != "pretrained" and not n.startswith("."))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
