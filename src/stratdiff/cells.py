@@ -58,6 +58,8 @@ def side_by_side(
     said: dict[str, str] = {}
     heard: SimpleQueue[tuple[str, list[Any]]] = SimpleQueue()
     cores = _parts(jobs)
+    if jobs > 1:  # the bits of a run depend on the number of threads, not on that of the cores
+        env = {key: os.environ.get(key, str(_cores())) for key in _THREADS} | env
 
     def listen(name: str, child: subprocess.Popen[str]) -> None:
         assert child.stdout is not None
@@ -170,6 +172,10 @@ def _phases(cell: Cell) -> list[tuple[str, str, int]]:
     ]
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _parts(jobs: int) -> list[list[int]]:
     """This process's cores in `jobs` equal parts; empty where the system does not tell."""
     if jobs == 1 or not hasattr(os, "sched_getaffinity"):
@@ -208,7 +214,8 @@ def on_ray(cells: list[Cell], out: Path, trusted: list[str]) -> Iterator[tuple[C
     except ConnectionError:
         ray.init(include_dashboard=False)
     try:
-        gpus, threads = (1, {}) if ray.cluster_resources().get("GPU") else (0, _threads(1))
+        one: dict[str, str] = dict.fromkeys(_THREADS, "1")
+        gpus, threads = (1, {}) if ray.cluster_resources().get("GPU") else (0, one)
         run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_one)
         jobs = {run.remote(cell, out.absolute(), trusted, threads): cell for cell in cells}
         while jobs:
@@ -220,10 +227,6 @@ def on_ray(cells: list[Cell], out: Path, trusted: list[str]) -> Iterator[tuple[C
                 yield cell, f"Ray lost it: {error}"
     finally:
         ray.shutdown()
-
-
-def _threads(number: int) -> dict[str, str]:
-    return dict.fromkeys(_THREADS, str(number))
 
 
 def _one(cell: Cell, out: Path, trusted: list[str], env: dict[str, str]) -> str:

@@ -30,6 +30,9 @@ class Told(Reporter):
     def say(self, text: str) -> None:
         self.tell("say", text)
 
+    def expect(self, seconds: dict[str, float]) -> None:
+        self.tell("left", sum(seconds.values()))
+
     def begin(self, name: str, total: int, done: int = 0) -> None:
         if name != self._name:
             self._name, self._total, self._said = name, total, time.monotonic()

@@ -35,20 +35,25 @@ class Reporter:
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
         self._stream = stream or sys.stderr
-        self._quiet = quiet
+        self.quiet = quiet
         self._progress: Progress | None = None
         self._name, self._total, self._first, self._shown = "", 0, 0, -1
         self._start = self._said = 0.0
 
     def say(self, text: str) -> None:
         """One line."""
-        if self._quiet:
+        if self.quiet:
             return
         with contextlib.suppress(OSError, ValueError):
             if self._progress is not None:
                 self._progress.console.print(text, highlight=False)
             else:
                 print(text, file=self._stream, flush=True)
+
+    def expect(self, seconds: dict[str, float]) -> None:
+        """About how long each part of the run will take; parts of no time are done already."""
+        parts = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items() if s)
+        self.say(f"{'time':<10} about {duration(sum(seconds.values()))} on this machine ({parts})")
 
     def begin(self, name: str, total: int, done: int = 0) -> None:
         """Start the phase `name` of `total` steps, `done` of them done already.
@@ -60,7 +65,7 @@ class Reporter:
         self.end()
         self._name, self._total, self._first, self._shown = name, total, done, -1
         self._start = self._said = time.monotonic()
-        if not self._quiet and self._is_terminal():
+        if not self.quiet and self._is_terminal():
             self._progress = Progress(
                 TextColumn("{task.description:<10}"),
                 BarColumn(),

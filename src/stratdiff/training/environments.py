@@ -23,13 +23,19 @@ class Environments:
     """Makes the environments of one task, flat and with actions in [-1, 1]."""
 
     def __init__(
-        self, task: Task, make: Callable[[], Any] | None, single: bool = False, first: Any = None
+        self,
+        task: Task,
+        make: Callable[[], Any] | None,
+        single: bool = False,
+        first: Any = None,
+        step_seconds: float = 0.0,
     ) -> None:
         """`make` None: the caller has the environment; `single`: there is one instance only.
 
-        `first`: one that is made already, for whoever needs one first.
+        `first`: one that is made already, for whoever needs one first. `step_seconds`: how long a
+        step took when one was tried out.
         """
-        self.task, self.single = task, single
+        self.task, self.single, self.step_seconds = task, single, step_seconds
         self._make, self._first = make, first
 
     @property
@@ -112,7 +118,7 @@ def find_environments(config: Config, given: Given, n: int) -> Environments:
 
     first, single = make(), isinstance(given, gymnasium.Env)
     try:
-        first.try_out()
+        seconds = first.try_out()
         task = tasks.task_of_env(first, config.env if given is None else "")
         if task.horizon is None and config.eval_episodes:
             raise UserError(
@@ -131,11 +137,11 @@ def find_environments(config: Config, given: Given, n: int) -> Environments:
         raise
     task = task if given is not None else scored(task, config.dataset)
     if single:
-        return Environments(task, lambda: first, single=True)
+        return Environments(task, lambda: first, single=True, step_seconds=seconds)
     if n > 1:
         first.close()
-        return Environments(task, make)
-    return Environments(task, make, first=first)
+        return Environments(task, make, step_seconds=seconds)
+    return Environments(task, make, first=first, step_seconds=seconds)
 
 
 def _made(given: Given, config: Config) -> Guard:

@@ -1,6 +1,8 @@
 """The pre-training of a run: its phases, trained or taken over from a run that trained the same."""
 
 import contextlib
+import math
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from stratdiff.phases import Phase, StorePhase
 from stratdiff.sinks.base import LogPoint
 from stratdiff.sinks.jsonl import NAME, read_metrics
 from stratdiff.training import pretrain
+from stratdiff.training.forecast import SHORTEST, Stopwatch, acting
 from stratdiff.training.run import Run
 from stratdiff.training.shared import load_arrays, save_arrays
 
@@ -19,11 +22,15 @@ from stratdiff.training.shared import load_arrays, save_arrays
 class OfflineRun(Run):
     """A run up to its first online step."""
 
+    _foretold = ""
+    """The phase at which the run's duration was estimated last."""
+
     def pretrain(self) -> None:
         """Run the phases that are left before the online one; nothing where they are done."""
         p, names = self.position, [phase.name for phase in self.phases]
         done = len(names) if p.phase == "online" else names.index(p.phase)
         finished = p.phase == "online" and p.step >= self.config.online_steps
+        self._forecast(self.phases[done:])
         for i, phase in enumerate(self.phases):
             new = i >= done
             if new:
@@ -36,6 +43,59 @@ class OfflineRun(Run):
             if new:
                 self._checkpoint()
         self._begin("online")
+
+    def _forecast(self, phases: tuple[Phase | StorePhase, ...]) -> None:
+        """Say about how long these phases and the online one take, at the beginning of each part.
+
+        Not for a run of seconds. The time that this takes is booked to itself.
+        """
+        c, p = self.config, self.position
+        trained = [phase for phase in phases if isinstance(phase, Phase)]
+        steps = {phase.name: phase.steps for phase in trained} | {"online": c.online_steps}
+        left = {name: n - p.step if name == p.phase else n for name, n in steps.items()}
+        updates = sum(left.values()) + left["online"] * (c.utd - 1)
+        if self.reporter.quiet or self._foretold == p.phase or updates < SHORTEST:
+            return
+        self._foretold = p.phase
+        self._tick()
+        watch = Stopwatch(self.setup, self.state, self.data, self.stored)
+        stored = any(isinstance(phase, StorePhase) for phase in self.phases)
+        there = stored and len(trained) == len(phases)
+        evaluation, seconds = self._evaluation_seconds(), {}
+        for phase in phases:
+            process.honour()
+            seconds[phase.name] = 0.0
+            if self._shared is not None and self._shared.folder(phase).exists():
+                there |= isinstance(phase, StorePhase)
+            elif isinstance(phase, StorePhase):
+                seconds[phase.name], there = len(self.data) * watch.storing(phase), True
+            elif n := left[phase.name]:
+                length = min(c.log_interval, phase.steps)
+                evaluations = math.ceil(n / c.offline_eval_interval) if phase.acts else 0
+                each = watch.phase(phase, length, there)
+                seconds[phase.name] = n * each + evaluations * evaluation
+        process.honour()
+        if n := left["online"]:
+            each = watch.online(max(c.frozen_steps, c.online_warmup), stored)
+            each += len(c.seeds) * self.environments.step_seconds
+            evaluations = 1 + math.ceil(n / c.eval_interval)
+            seconds["online"] = n * each + evaluations * evaluation
+        self.reporter.expect(seconds)
+        now = time.monotonic()
+        p.seconds["forecast"] = p.seconds.get("forecast", 0.0) + now - self._clock
+        self._clock = now
+
+    def _evaluation_seconds(self) -> float:
+        """About how long an evaluation takes, if its episodes are as long as those of the data."""
+        n = len(self.config.seeds) * self.config.eval_episodes
+        if n == 0 or not self.environments.known:
+            return 0.0
+        episodes = len(self.dataset.episodes()[0])
+        usual = len(self.data) / episodes if episodes else math.inf
+        steps = min(usual, self.task.horizon or usual)
+        lead = len(self.config.seeds), self.config.eval_episodes
+        acts = acting(self._policy(), np.zeros((*lead, self.setup.obs_dim)))
+        return steps * (acts + n * self.environments.step_seconds)
 
     def _begin(self, phase: str) -> None:
         if self.position.phase != phase:
