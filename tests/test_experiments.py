@@ -14,7 +14,7 @@ import pytest
 import runs
 
 import stratdiff
-from stratdiff import experiments, registry
+from stratdiff import registry
 from stratdiff.errors import UserError
 from stratdiff.experiments import compare, read_spec
 from stratdiff.files import lock_directory
@@ -54,6 +54,81 @@ def test_options_of_the_variant_win_over_the_task_s_and_the_common_ones(tmp_path
     assert (mine.agent.expectile, mine.agent.inverse_temperature) == (0.8, 1.0)
     assert (base.agent.expectile, base.agent.inverse_temperature) == (0.8, 3.0)
     assert (maze.recipe, maze.utd, maze.eval_episodes) == ("antmaze", 1, 20)  # the demo's episodes
+
+
+SWEEP = """
+preset = "demo"
+seeds = [0, 1]
+[options]
+iql.actor_hidden = [32, 32]
+[tasks.t]
+dataset = "stratdiff/hopper-medium"
+[variants.plain]
+score = "none"
+track = []
+[variants.support]
+score = "support"
+rho = [0.3, 0.5]
+iql.critic_hidden = [64, 64]
+iql.expectile = [0.7, 0.9]
+[variants.of-both]
+calql.sampled_actions = [4, 10]
+base = ["iql", "calql"]
+[variants.words]
+offline_fraction = ["0.9:0.1", "uniform"]
+normalize_states = [true]
+"""
+
+
+def test_lists_of_values_make_a_variant_of_each_combination(tmp_path):
+    cells = {c.variant: c.config for c in read_spec(write(tmp_path / "a.toml", SWEEP))}
+    assert list(cells) == [
+        "plain",
+        *("support-rho=0.3-iql.expectile=0.7", "support-rho=0.3-iql.expectile=0.9"),
+        *("support-rho=0.5-iql.expectile=0.7", "support-rho=0.5-iql.expectile=0.9"),
+        # Cal-QL's own list makes no two runs of IQL.
+        "of-both-base=iql",
+        *("of-both-base=calql-calql.sampled_actions=4",),
+        *("of-both-base=calql-calql.sampled_actions=10",),
+        *("words-offline_fraction=0.9-0.1-normalize_states=true",),
+        *("words-offline_fraction=uniform-normalize_states=true",),
+    ]
+    one = cells["support-rho=0.5-iql.expectile=0.7"]
+    assert (one.splitting.rho, one.agent.expectile) == (0.5, 0.7)
+    # Options that are lists themselves stay whole.
+    assert (one.seeds, one.agent.actor_hidden, one.agent.critic_hidden) == (
+        *((0, 1), (32, 32)),
+        (64, 64),
+    )
+    assert cells["of-both-base=calql-calql.sampled_actions=10"].agent.sampled_actions == 10
+    assert cells["words-offline_fraction=0.9-0.1-normalize_states=true"].normalize_states is True
+
+
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [
+        ("rho = []", "a/b: rho is []; it must be one value, or a list of some"),
+        ("rho = [[0.3]]", "a/b: rho is [[0.3]]"),
+        ("rho = [0.3, 2]", "a/b-rho=2: --rho is 2.0; it must be between 0 and 1"),
+        ("rho = [0.3, 'x']", "a/b-rho=x: --rho is 'x'; it must be a number"),
+        ("rho = [0.3, 0.3]", "a/b-rho=0.3 is asked for twice"),
+        ("env_kwargs = [{a = 1}]", "a/b: env_kwargs is [{'a': 1}]"),
+        ("base = ['iql', 'dqn']", "--base is 'dqn'; it must be one of"),
+        ("iql.actor_hidden = [[64], [32]]", "must be a list of whole numbers"),
+        ("[options]\nrho = [0.3]", "rho is [0.3]; a list of values must stand in [variants.NAME]"),
+        (
+            f"utd = {[*range(1, 50)]}\nbatch_size = {[*range(2, 50)]}",
+            "asks for 1,000 cells or more",
+        ),
+        ("rho = [0.3]\n[variants.'b-rho=0.3']\nrho = 0.3", "a/b-rho=0.3 is asked for twice"),
+        (f"env = ['{'x' * 250}']", "is no name of a folder"),
+    ],
+)
+def test_a_wrong_list_is_one_sentence(tmp_path, variant, said):
+    text = f"preset='demo'\n[tasks.a]\ndataset='stratdiff/hopper-medium'\n[variants.b]\n{variant}\n"
+    with pytest.raises(UserError) as error:
+        read_spec(write(tmp_path / "wrong.toml", text))
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -207,24 +282,6 @@ def test_a_spec_s_code_needs_trust(spec, tmp_path, untrusting):
     assert cell.config.scoring.curiosity == 0.5
 
 
-def test_the_processes_of_cells_inherit_trust(tmp_path, monkeypatch, untrusting):
-    """Also those of a cluster, which another process starts."""
-    job = tmp_path / "job"
-    keep = f"import sys; open({str(job)!r}, 'w').write(sys.stdin.readline())"
-    real = subprocess.Popen
-
-    def start(command, **options):
-        return real([sys.executable, "-c", keep], **options)
-
-    monkeypatch.setattr(experiments.subprocess, "Popen", start)
-    registry.trust("own_parts:OwnScore")
-    (cell, *_) = read_spec(write(tmp_path / "a.toml", SPEC))
-    trusted = registry.trusted()
-    monkeypatch.setattr(registry, "_trusted", set())
-    assert experiments._run_apart(cell, tmp_path, trusted) == ""
-    assert json.loads(job.read_text())[3] == ["own_parts:OwnScore"]
-
-
 def test_an_out_that_cannot_be_made_is_named(spec, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--out is '.*file'"):
@@ -250,6 +307,29 @@ def test_a_compare_that_is_stopped_leaves_no_run_behind(spec, tmp_path, number):
     assert process.wait(90) == (-9 if killed else 143)
     with lock_directory(run, wait=60.0 if killed else 0.0):  # nobody trains there any more
         pass
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_are_those_of_one_after_another(spec, tmp_path):
+    """To the bit, though the cores are shared out; a cell that fails stops no other."""
+    cells = [cell for cell in read_spec(spec) if cell.variant != "guided"]
+    for jobs in (1, 2):
+        failed = compare(cells, tmp_path / str(jobs), jobs=jobs, say=lambda _: None)
+        assert list(failed) == ["point/wild"]
+    for variant in ("base", "support"):
+        one, two = (tmp_path / jobs / "point" / variant for jobs in "12")
+        sums = [runs.summary(run)["parameters_sha256"] for run in (one, two)]
+        assert sums[0] == sums[1]
+        assert runs.log_points(one) == runs.log_points(two)
+
+
+def test_a_wrong_number_of_jobs_is_one_sentence(tmp_path):
+    cells = read_spec(write(tmp_path / "a.toml", SPEC))
+    with pytest.raises(UserError, match="--jobs is 0; it must be 1 or more"):
+        compare(cells, tmp_path / "out", jobs=0)
+    with pytest.raises(UserError, match="--jobs is 2, but --ray"):
+        compare(cells, tmp_path / "out", jobs=2, ray=True)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ _THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Seconds that the processes of cells have for their last checkpoints.
 _GRACE = 60.0
 
+Child = subprocess.Popen[str]
 Tell = Callable[[str, list[Any]], None]
 """Takes a cell's name and what its process told (`sinks.board.Told`)."""
 
@@ -45,7 +46,7 @@ class Cell(NamedTuple):
 
 def side_by_side(
     cells: list[Cell], out: Path, trusted: list[str], jobs: int, tell: Tell, **env: str
-) -> Iterator[tuple[Cell, str]]:
+) -> Generator[tuple[Cell, str], None, None]:
     """The cells and what went wrong with each, or ''; `jobs` processes at a time, as they finish.
 
     A process that is killed takes no other cell with it, and leaves no compiled programs behind. It
@@ -54,17 +55,18 @@ def side_by_side(
     variables of their environments.
     """
     waiting, order = [*cells], _Order(cells)
-    running: dict[str, tuple[Cell, subprocess.Popen[str], int]] = {}
+    running: dict[str, _Running] = {}
     said: dict[str, str] = {}
     heard: SimpleQueue[tuple[str, list[Any]]] = SimpleQueue()
     cores = _parts(jobs)
     if jobs > 1:  # the bits of a run depend on the number of threads, not on that of the cores
         env = {key: os.environ.get(key, str(_cores())) for key in _THREADS} | env
 
-    def listen(name: str, child: subprocess.Popen[str]) -> None:
+    def listen(name: str, child: Child) -> None:
         assert child.stdout is not None
-        for line in child.stdout:
-            heard.put((name, json.loads(line)))
+        with child.stdout as lines:
+            for line in lines:
+                heard.put((name, json.loads(line)))
         child.wait()
         heard.put((name, ["end"]))
 
@@ -73,33 +75,46 @@ def side_by_side(
             while waiting and len(running) < jobs:
                 cell = order.first(waiting, [*running])
                 waiting.remove(cell)
-                place = min({*range(jobs)} - {place for _, _, place in running.values()})
+                place = min({*range(jobs)} - {one.place for one in running.values()})
                 with _on(cores[place]):
                     child = _started(cell, out, trusted, env)
-                running[cell.name] = cell, child, place
+                listener = threading.Thread(target=listen, args=(cell.name, child), daemon=True)
+                running[cell.name] = _Running(cell, child, place, listener)
+                listener.start()
                 tell(cell.name, ["start"])
-                threading.Thread(target=listen, args=(cell.name, child), daemon=True).start()
             name, event = heard.get()
             if event[0] == "failed":
                 said[name] = event[1]
-            elif event[0] != "end":
-                order.note(name, event)
+                continue
+            order.note(name, event)
+            if event[0] != "end":
                 tell(name, event)
-            else:
-                cell, child, _ = running.pop(name)
-                order.note(name, event)
-                for stream in (child.stdin, child.stdout):
-                    with contextlib.suppress(BrokenPipeError):
-                        stream.close()  # type: ignore[union-attr]
-                code = child.returncode
-                yield cell, (said.get(name) or f"its process ended with {code}") if code else ""
+                continue
+            ended = running.pop(name)
+            ended.close()
+            code = ended.child.returncode
+            yield ended.cell, (said.get(name) or f"its process ended with {code}") if code else ""
     finally:
-        _stop([child for _, child, _ in running.values()])
+        _stop([*running.values()])
 
 
-def _started(
-    cell: Cell, out: Path, trusted: list[str], env: dict[str, str]
-) -> subprocess.Popen[str]:
+class _Running(NamedTuple):
+    """The process of a cell."""
+
+    cell: Cell
+    child: Child
+    place: int
+    """Which part of the cores it has."""
+    listener: threading.Thread
+
+    def close(self) -> None:
+        """The process has ended."""
+        self.listener.join()
+        with contextlib.suppress(BrokenPipeError):
+            self.child.stdin.close()  # type: ignore[union-attr]
+
+
+def _started(cell: Cell, out: Path, trusted: list[str], env: dict[str, str]) -> Child:
     job = json.dumps([cell.name, str(out), cell.config.to_table(), trusted])
     child = subprocess.Popen(
         [sys.executable, "-m", "stratdiff.cells"],
@@ -117,19 +132,19 @@ def _started(
     return child
 
 
-def _stop(children: list[subprocess.Popen[str]]) -> None:
+def _stop(running: list[_Running]) -> None:
     """Let each take a checkpoint; a second signal, or the end of the time, kills those left."""
-    for child in children:
-        child.terminate()
+    for one in running:
+        one.child.terminate()
     end = time.monotonic() + _GRACE
     try:
-        for child in children:
-            child.wait(max(end - time.monotonic(), 0.0))
-    except subprocess.TimeoutExpired:
-        pass
+        for one in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                one.child.wait(max(end - time.monotonic(), 0.0))
     finally:
-        for child in children:
-            child.kill()
+        for one in running:
+            one.child.kill()
+            one.close()
 
 
 class _Order:
@@ -199,7 +214,9 @@ def _on(cores: list[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def on_ray(cells: list[Cell], out: Path, trusted: list[str]) -> Iterator[tuple[Cell, str]]:
+def on_ray(
+    cells: list[Cell], out: Path, trusted: list[str]
+) -> Generator[tuple[Cell, str], None, None]:
     """The cells on a Ray cluster, one a core or, where it has any, one a GPU; as they finish.
 
     Raises:

@@ -26,7 +26,7 @@ from stratdiff.sinks.progress import number
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 # A slip of the pen, such as ten lists of ten values, ends here.
-_MOST = 10_000
+_MOST = 1000
 _KEYS = ("preset", "seeds", "options", "tasks", "variants")
 
 
@@ -59,7 +59,9 @@ def read_spec(path: str | Path) -> list[Cell]:
             allowed = "use letters, digits and . _ = + - only, and not 'pretrained'"
             folder = name != "pretrained" and _NAME.fullmatch(name)
             expect(folder, f"[{kind}.{name}] names a folder; {allowed}.")
-    cells, names, common = [], set(), spec.get("options", {})
+    cells: list[Cell] = []
+    names: set[str] = set()
+    common = spec.get("options", {})
     expect(isinstance(common, dict), f"options is {common!r}; it must be a table [options].")
     for task, of_task in spec["tasks"].items():
         said = f"[tasks.{task}] has no dataset; give a name or an HDF5 file's path."
