@@ -295,3 +295,24 @@ def test_a_folder_that_a_thread_still_fills_is_removed(tmp_path, monkeypatch):
         (tmp_path / "new").mkdir()
         raise ValueError("no")
     assert len(calls) == 3 and visible(tmp_path) == []
+
+
+def test_a_lock_is_held_while_somebody_has_it(tmp_path):
+    path = tmp_path / "lock"
+    assert not files.is_held(path)
+    with files.marking(path), files.marking(path):  # the second one goes on without
+        assert files.is_held(path)
+    assert not files.is_held(path)
+
+
+def test_who_waits_for_a_lock_honours_a_signal(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    with files.lock_file(path):
+        signals = process._Signals()
+        signals.number = 15
+        monkeypatch.setattr(process, "_signals", signals)
+        with pytest.raises(Interrupted), files.lock_file(path):
+            pass
+    monkeypatch.setattr(process, "_signals", process._Signals())
+    with files.lock_file(path):
+        pass

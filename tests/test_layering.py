@@ -16,7 +16,7 @@ SRC = Path(stratdiff.__file__).parent
 # Imports run downwards or within a row.
 ROWS = (
     {"cli"},
-    {"report", "experiments"},
+    {"report", "experiments", "cells"},
     {"training"},
     {"config"},
     {"algorithm", "sinks"},

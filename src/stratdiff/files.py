@@ -256,7 +256,7 @@ def marking(path: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock `path`; its own locks do not count."""
+    """Whether a process holds the lock `path`."""
     from filelock import FileLock, Timeout
 
     if not path.exists():

@@ -21,14 +21,23 @@ def test_a_finished_run(small_run, capsys):
         "state      finished, with cpu",
         f"return     {small_run.scores['before'][0]:.1f} before fine-tuning",
         f"return     {small_run.scores['after'][0]:.1f} after fine-tuning",
-        "  --batch-size 16\n",
-        "  --iql.actor-hidden 8 8\n",
-        "  --behaviour.widths 16 8\n",
+        "  --batch-size 16 ",
+        "  --iql.actor-hidden 8 8",
+        "  --behaviour.widths 16 8",
     ):
         assert words in text, words
     assert "--discount" not in text and "--score" not in text
-    # One screen.
-    assert len(text.splitlines()) < 50
+
+
+def test_it_is_one_screen(small_run, capsys, monkeypatch):
+    """All but the paths, which stay whole for whoever copies them."""
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = shown(small_run.directory, capsys).splitlines()
+    assert len(rows) <= 30
+    assert [row for row in rows if len(row) > 80 and "/" not in row] == []
+    monkeypatch.setenv("COLUMNS", "30")
+    one = shown(small_run.directory, capsys)
+    assert "  --batch-size 16\n" in one and one.count("--") == "\n".join(rows).count("--")
 
 
 def test_a_run_that_was_cut_off(small_run, tmp_path, capsys):

@@ -77,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv is not None:
         return _command(argv)
     args = sys.argv[1:]
+    if os.environ.get("NO_COLOR"):  # Rich honours it; tyro, which prints the help, asks for this
+        os.environ["PYTHON_TYRO_ANSI_CODES"] = "False"
     training = any(word in _TRAINING for word in args[:2])
     process.take_signals(terminal_may_close=training)
     out, err = process.last(1), process.last(2)

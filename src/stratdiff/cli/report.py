@@ -48,17 +48,20 @@ def main(args: list[str]) -> int:
 def _watched(paths: tuple[str, ...], out: str) -> tuple[list[Run], list[LeftOut]]:
     """As `report`, made again whenever a run is finished; the last one."""
     check_out(Path(out))
-    seen, made = None, None
+    page, seen, made = Path(out) / "index.html", None, None
     try:
         while True:
-            trained, found = results.state(paths)
-            now, page = time.strftime("%H:%M:%S"), Path(out) / "index.html"
-            if found != seen and trained and not any(found.values()):
+            trained, times = results.state(paths)
+            finished = {run: when for run, when in times.items() if when}
+            now = time.strftime("%H:%M:%S")
+            # The last page names what was left unfinished.
+            found = finished if trained else times
+            if found != seen and trained and not finished:
                 print(f"{now}  no run is finished yet", flush=True)
             elif found != seen:
                 with process.deferring():  # a page is whole
                     made = report(paths, out)
-                print(f"{now}  {page}: {sum(map(bool, found.values()))} runs", flush=True)
+                print(f"{now}  {page}: {len(finished)} finished", flush=True)
             if made and not trained:
                 return made
             seen = found

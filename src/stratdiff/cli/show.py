@@ -1,6 +1,8 @@
 """`stratdiff show`: a run on one screen."""
 
 import dataclasses
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,12 @@ def main(args: list[str]) -> int:
     records = read_metrics(log) if log.exists() else []
     found = read_table(summary, "summary") if summary.exists() else None
     try:
-        print(*lines(directory, config, records, found), sep="\n")
+        width = shutil.get_terminal_size().columns
+        for line in lines(directory, config, records, found, width):
+            indent = len(line) - len(line.lstrip())
+            # Paths stay whole, for whoever copies them.
+            fold: Any = {"break_long_words": False, "break_on_hyphens": False}
+            print(textwrap.fill(line, width, subsequent_indent=" " * (indent or 11), **fold))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"the files of {parsed.directory!r} are not of a run's form ({error!r}); put them back "
@@ -49,9 +56,16 @@ def main(args: list[str]) -> int:
 
 
 def lines(
-    directory: Path, config: Config, records: list[dict[str, Any]], summary: dict[str, Any] | None
+    directory: Path,
+    config: Config,
+    records: list[dict[str, Any]],
+    summary: dict[str, Any] | None,
+    width: int,
 ) -> list[str]:
-    """The screen. `records` are the run's log points; `summary` None: it is not finished."""
+    """The screen. `records` are the run's log points; `summary` None: it is not finished.
+
+    Options stand side by side where `width` columns have room; other lines may be longer.
+    """
     out = [
         f"run        {directory}",
         f"data       {config.dataset}, environment {config.env or 'that of the data'}, "
@@ -70,8 +84,16 @@ def lines(
     out += _scores(records, summary)
     if summary:
         out += _times(summary)
-    others = [f"  {name} {value}" for name, value in _differences(config)]
-    return [*out, "options that differ from the paper's:", *(others or ["  none"])]
+    others = [f"{name} {value}" for name, value in _differences(config)] or ["none"]
+    return [*out, "options that differ from the paper's:", *_columns(others, width)]
+
+
+def _columns(words: list[str], width: int) -> list[str]:
+    """The words in columns, from left to right."""
+    each = max(map(len, words)) + 2
+    n = max(width // each, 1)
+    rows = (words[i : i + n] for i in range(0, len(words), n))
+    return ["".join(f"  {word:<{each - 2}}" for word in row).rstrip() for row in rows]
 
 
 def _scores(records: list[dict[str, Any]], summary: dict[str, Any] | None) -> list[str]:

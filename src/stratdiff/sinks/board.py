@@ -96,7 +96,7 @@ class Board:
     def finish(self, name: str, words: str, failed: bool = False) -> None:
         """A run is over; `words` say how it ended."""
         row = self._rows.pop(name)
-        self._done.append((name, words))
+        self._done.append((name, "failed" if failed else words))
         if not failed:
             self._took.append(row.elapsed())
 
@@ -116,7 +116,7 @@ class Board:
     def _count(self) -> str:
         said = f"{len(self._done)} done, {len(self._rows)} running, {len(self._left)} left"
         left = self.seconds_left()
-        return said if left is None else f"{said}: about {duration(left)}"
+        return f"{said}: about {duration(left)}" if left else said
 
     def _line(self) -> str:
         each = ", ".join(f"{name} {row}" for name, row in self._rows.items())
