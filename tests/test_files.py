@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from stratdiff import files
-from stratdiff.errors import RunStopped, UserError
+from stratdiff import files, process
+from stratdiff.errors import Interrupted, RunStopped, UserError
 from stratdiff.files import (
     check_seal,
     checksum,

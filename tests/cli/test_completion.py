@@ -43,7 +43,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 def test_the_scripts_are_valid(script, capsys, tmp_path):
     for shell, check in (("bash", "-n"), ("zsh", "-n"), ("fish", "-n")):
         code, text, err = run(capsys, "completion", shell)
-        assert code == 0 and err == "" and "--save-policies" in text
+        assert code == 0 and err == "" and "save-policies" in text
         (tmp_path / shell).write_text(text)
         if shutil.which(shell):
             subprocess.run([shell, check, tmp_path / shell], check=True)

@@ -1,8 +1,15 @@
 """The command line: usage, and one clear sentence with exit code 2 for every mistake."""
 
+import contextlib
+import os
+import re
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
+import runs
 from commands import run
 
 import stratdiff
@@ -11,17 +18,16 @@ from stratdiff.cli import train
 
 
 def test_usage(capsys):
-    assert run(capsys)[0] == 2
     code, out, _ = run(capsys, "--help")
     assert code == 0 and "train" in out and "resume" in out and "eval" in out
     assert run(capsys, "--version") == (0, f"{stratdiff.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["resume", "eval", "compare", "report"])
+@pytest.mark.parametrize("command", ["resume", "eval", "compare", "report", "completion"])
 def test_every_command_has_help(capsys, command):
     code, out, _ = run(capsys, command, "--help")
     assert code == 0 and f"usage: stratdiff {command}" in out
-    assert ("--trust-modules" in out) == (command != "report")
+    assert ("--trust-modules" in out) == (command not in ("report", "completion"))
 
 
 @pytest.mark.parametrize(
@@ -98,3 +104,23 @@ def test_an_interrupted_command_says_how_to_go_on(capsys, monkeypatch):
     monkeypatch.setattr(train, "main", interrupt)
     assert cli.main(["train"]) == 130
     assert "`stratdiff resume DIR`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [("compare", "--help"), ("train", "--rho", "half"), ("resume",)])
+def test_no_color_takes_the_colours_out(args):
+    """Of what tyro prints, too; on a terminal."""
+    found = {}
+    for value in ("", "1"):
+        inner, outer = os.openpty()
+        environment = os.environ | {"NO_COLOR": value, "TERM": "xterm", "PYTHONPATH": runs.SRC}
+        command = [sys.executable, "-m", "stratdiff.cli", *args]
+        subprocess.run(command, stdout=outer, stderr=outer, env=environment)
+        os.close(outer)
+        text = b""
+        with contextlib.suppress(OSError):
+            while more := os.read(inner, 4096):
+                text += more
+        os.close(inner)
+        assert b"stratdiff" in text
+        found[value] = re.findall(rb"\x1b\[[0-9;]*3[0-9][0-9;]*m", text)
+    assert found[""] and not found["1"]

@@ -46,7 +46,8 @@ def test_a_run_that_was_cut_off(small_run, tmp_path, capsys):
     log = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
     (copy / "metrics.jsonl").write_text("".join(log[:-2]))
     text = shown(copy, capsys)
-    assert f"not finished: online step 80; `stratdiff resume {copy}` goes on" in text
+    words = " ".join(text.split())  # long lines are folded
+    assert f"not finished: online step 80; `stratdiff resume {copy}` goes on" in words
     assert "at online step 80" in text
     (copy / "metrics.jsonl").unlink()
     assert "not finished: no log point yet" in shown(copy, capsys)
