@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from stratdiff import files, process
+from stratdiff import files
+from stratdiff import process as signals
 from stratdiff.errors import Interrupted, RunStopped, UserError
 from stratdiff.files import (
     check_seal,
@@ -306,13 +307,12 @@ def test_a_lock_is_held_while_somebody_has_it(tmp_path):
 
 
 def test_who_waits_for_a_lock_honours_a_signal(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    with files.lock_file(path):
-        signals = process._Signals()
-        signals.number = 15
-        monkeypatch.setattr(process, "_signals", signals)
-        with pytest.raises(Interrupted), files.lock_file(path):
+    came = signals._Signals()
+    came.number = 15
+    with files.lock_file(tmp_path / "file"):
+        monkeypatch.setattr(signals, "_signals", came)
+        with pytest.raises(Interrupted), files.lock_file(tmp_path / "file"):
             pass
-    monkeypatch.setattr(process, "_signals", process._Signals())
-    with files.lock_file(path):
+    came.number = 0
+    with files.lock_file(tmp_path / "file"):
         pass

@@ -106,21 +106,24 @@ def test_an_interrupted_command_says_how_to_go_on(capsys, monkeypatch):
     assert "`stratdiff resume DIR`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("args", [("compare", "--help"), ("train", "--rho", "half"), ("resume",)])
-def test_no_color_takes_the_colours_out(args):
-    """Of what tyro prints, too; on a terminal."""
-    found = {}
-    for value in ("", "1"):
-        inner, outer = os.openpty()
-        environment = os.environ | {"NO_COLOR": value, "TERM": "xterm", "PYTHONPATH": runs.SRC}
-        command = [sys.executable, "-m", "stratdiff.cli", *args]
-        subprocess.run(command, stdout=outer, stderr=outer, env=environment)
-        os.close(outer)
-        text = b""
-        with contextlib.suppress(OSError):
-            while more := os.read(inner, 4096):
-                text += more
-        os.close(inner)
-        assert b"stratdiff" in text
-        found[value] = re.findall(rb"\x1b\[[0-9;]*3[0-9][0-9;]*m", text)
-    assert found[""] and not found["1"]
+def colours(value, *args):
+    """The codes of colours that a command writes to a terminal with this $NO_COLOR."""
+    inner, outer = os.openpty()
+    environment = os.environ | {"NO_COLOR": value, "TERM": "xterm", "PYTHONPATH": runs.SRC}
+    command = [sys.executable, "-m", "stratdiff.cli", *args]
+    subprocess.run(command, stdout=outer, stderr=outer, env=environment)
+    os.close(outer)
+    text = b""
+    with contextlib.suppress(OSError):
+        while more := os.read(inner, 4096):
+            text += more
+    os.close(inner)
+    assert b"stratdiff" in text
+    return re.findall(rb"\x1b\[[0-9;]*3[0-9][0-9;]*m", text)
+
+
+def test_no_color_takes_the_colours_out():
+    """Also of what tyro prints: help, and errors of the command line."""
+    assert colours("", "resume") != []
+    assert colours("1", "resume") == []
+    assert colours("1", "report", "--help") == []
