@@ -66,7 +66,8 @@ def side_by_side(
         assert child.stdout is not None
         with child.stdout as lines:
             for line in lines:
-                heard.put((name, json.loads(line)))
+                with contextlib.suppress(ValueError):  # cut off, of a process that was killed
+                    heard.put((name, json.loads(line)))
         child.wait()
         heard.put((name, ["end"]))
 
