@@ -20,6 +20,7 @@ from stratdiff.envs.identity import exact
 from stratdiff.errors import UserError, nearest
 from stratdiff.options import (
     Count,
+    Decay,
     Episodes,
     Interval,
     NonNegative,
@@ -115,6 +116,8 @@ class RunOptions:
 
     seeds: Seeds = (0,)
     """Independent runs trained together."""
+    from_run: str = ""
+    """Start from the pre-training of the run in this directory (also --from); empty: pre-train."""
     offline_steps: Steps = 1_000_000
     """Offline updates of the base algorithm."""
     online_steps: Steps = 200_000
@@ -143,6 +146,9 @@ class RunOptions:
     """Episodes per evaluation, deterministic policy; 0: no evaluation."""
     checkpoint_seconds: NonNegative = 60.0
     """Least time between two checkpoints; 0: one at every log point."""
+    validation_fraction: Decay = 0.0
+    """Share of the trajectories that is held out of the training; evaluations then tell mean Q, TD
+    error and advantage of the policy on them."""
     save_policies: bool = False
     """Keep the policy of every online evaluation under DIR/policies."""
     track: tuple[str, ...] = ()

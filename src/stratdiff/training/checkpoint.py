@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 from stratdiff.errors import UserError
 from stratdiff.files import check_space, checksum, summed, unsummed, writing
 from stratdiff.options import from_table
+from stratdiff.training.state import named
 
 FOLDER = "checkpoints"
 
@@ -80,11 +81,6 @@ class Position:
             raise ValueError(f"it stands in an unknown phase, {self.phase!r}")
 
 
-def _named(tree: PyTree) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
 class Checkpoints:
     """The checkpoints of one run directory."""
 
@@ -117,7 +113,7 @@ class Checkpoints:
         if self._manager.latest_step() == position.total_steps:
             return
         # The copy matters: the next update donates the state's buffers.
-        host = {name: np.array(leaf, copy=True) for name, leaf in _named(state).items()}
+        host = {name: np.array(leaf, copy=True) for name, leaf in named(state).items()}
         arrays = {name: [_kind(array), checksum(array)] for name, array in host.items()}
         meta = {"format": FORMAT, "position": dataclasses.asdict(position), "arrays": arrays}
         with self._writing():
@@ -163,7 +159,7 @@ class Checkpoints:
         for step, _ in unreadable:
             self._set_aside(step)
         check(position)
-        wanted = _named(template)
+        wanted = named(template)
         for name in wanted.keys() | arrays.keys():
             found = arrays[name][0] if name in arrays else "nothing"
             expected = _kind(wanted[name]) if name in wanted else "nothing"
