@@ -26,7 +26,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
 
 # All but the fault suite, of which it runs what `make test` runs; with the comparisons with PyTorch.
-test-all: lint .venv/bench-ready docs
+test-all: lint .venv/bench-ready .venv/docs-ready
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not faults'
 
 # Kills, damage, full disks, hostile files, misbehaving environments: docs/reliability.md.
@@ -69,6 +69,7 @@ dist: setup
 	$(BIN)/python -m venv $$try/venv && \
 	$$try/venv/bin/python -m pip install -q -c constraints.txt dist/*.whl && \
 	cp examples/quickstart.py $$try && cd $$try && export STRATDIFF_CACHE=$$try/cache && \
-	venv/bin/python -c "import quickstart; quickstart.main(offline_steps=500, behaviour_steps=200, \
-	energy_steps=100, online_steps=300, online_warmup=100, eval_episodes=1)" && \
+	data=$$(venv/bin/stratdiff data make stratdiff/hopper-medium-replay --size 5000 | head -n 1) && \
+	venv/bin/python -c "import quickstart; quickstart.main(name='$$data', offline_steps=500, \
+	behaviour_steps=200, energy_steps=100, online_steps=300, online_warmup=100, eval_episodes=1)" && \
 	venv/bin/stratdiff show runs/quickstart && venv/bin/stratdiff report runs/quickstart --out report

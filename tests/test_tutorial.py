@@ -1,7 +1,6 @@
-"""docs/tutorial.ipynb: its code in a plain process at tiny size, and the whole of it as it stands."""
+"""docs/tutorial.ipynb: what is stored, and the whole of it run as it stands."""
 
 import json
-import re
 import shutil
 import time
 from pathlib import Path
@@ -10,26 +9,14 @@ import pytest
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-CODE = ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code"]
 
 
-def test_the_code_runs_in_a_plain_process(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    code = "\n\n".join(CODE)
-    # Without diffusion models; the diagnostics are the same.
-    for old, new in (("EPISODES = 20", "EPISODES = 4"), ('score="guided"', 'score="random"')):
-        assert code.count(old) == 1
-        code = code.replace(old, new)
-    code, found = re.subn(r'("\w+_steps": )[\d_]+', r"\g<1>40", code)
-    assert found == 6
-    code, found = re.subn(r'("eval_interval": )[\d_]+', r'\g<1>20, "log_interval": 10', code)
-    assert found == 1
-    code, found = re.subn(r'("\w+_warmup": )[\d_]+', r"\g<1>10", code)
-    names = {}
-    exec(compile(code, str(NOTEBOOK), "exec"), names)
-    assert "stopped" in capsys.readouterr().out
-    assert len(names["scored"]) > 0
-    assert names["act"](names["obs"]) == pytest.approx(names["result"].policy.act(names["obs"]))
+def test_it_was_run_from_top_to_bottom_and_is_small():
+    assert NOTEBOOK.stat().st_size < 300_000
+    code = [cell for cell in CELLS if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} <= {"stream", "display_data"}
 
 
 @pytest.mark.slow
