@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 
 from stratdiff import registry
 from stratdiff.data.dataset import Dataset
-from stratdiff.envs import identity
+from stratdiff.envs import identity, ogbench
 from stratdiff.envs.guard import Guard
 from stratdiff.envs.mazes import MAZES  # importing it also registers the environments
 from stratdiff.errors import BadEnvironment, UserError, last_line
@@ -33,6 +33,8 @@ class Facts(NamedTuple):
     """Whether its contacts have margins (measured, MuJoCo 3.4 against 3.5)."""
     maze: str | None = None
     """Its maze in `envs.mazes`."""
+    trajectory: int = 0
+    """Rows that a trajectory of its data may have, where that is more than the horizon tells."""
 
 
 # By environment without its version. Reference returns: d4rl/infos.py of Farama-Foundation/D4RL at
@@ -42,7 +44,17 @@ _KNOWN = {
     "Hopper": Facts((-20.272305, 3234.3), contact_margins=True),
     "Walker2d": Facts((1.629008, 4592.3)),
     "Ant": Facts((-325.6, 3879.7), contact_margins=True),
-    **{f"stratdiff/AntMaze-{maze}": Facts((0.0, 1.0), "antmaze", True, maze) for maze in MAZES},
+    # D4RL's AntMaze collector ran for 1001 steps whatever the environment's limit.
+    **{
+        f"stratdiff/AntMaze-{maze}": Facts((0.0, 1.0), "antmaze", True, maze, 1001)
+        for maze in MAZES
+    },
+    # The return is 1 for success, so the score is OGBench's success rate.
+    **{
+        f"stratdiff/ogbench-{maze}-{task}": Facts((0.0, 1.0), "antmaze", trajectory=m.trajectory)
+        for maze, m in ogbench.MAZES.items()
+        for task in ogbench.TASKS
+    },
 }
 
 # Gymnasium-Robotics' AntMaze: the torso's xy are in `achieved_goal`, the rest in `observation`.
@@ -76,12 +88,11 @@ class Task:
         """Rows that a trajectory of its data may have; None: any number.
 
         One more than the horizon, because a trajectory that a time limit ends can hold its last
-        observation in a row of its own. D4RL's AntMaze collector ran for 1001 steps whatever the
-        environment's limit.
+        observation in a row of its own; or what is known of the environment's data.
         """
         if self.horizon is None:
             return None
-        return max(self.horizon + 1, 1001 if self.recipe == "antmaze" else 0)
+        return max(self.horizon + 1, facts(self.env_id).trajectory)
 
     def score(self, episode_return: float) -> float:
         """D4RL's normalised score 100 (R - R_min) / (R_max - R_min)."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,11 @@ def check_new(name: str) -> None:
 
     Raises:
         UserError: Minari is not installed, the name is no Minari name, or the set exists.
+        RunStopped: Minari's store cannot be made.
     """
     dataset_id = dataset_id_of(name.removeprefix("minari/"), f"data set {name!r}")
     import_minari(f"data set {name!r}")
-    from minari.storage import get_dataset_path
-
-    path = get_dataset_path(dataset_id)
+    path = _path(dataset_id)
     if path.exists():
         raise UserError(
             f"{name!r} already exists in {str(path)!r}; give another version (-v1), or remove it "
@@ -64,7 +64,6 @@ def write(
     minari = import_minari(f"data set {name!r}")
     from minari.dataset.minari_storage import MinariStorage
     from minari.namespace import create_namespace, list_local_namespaces
-    from minari.storage import get_dataset_path
 
     dataset_id = name.removeprefix("minari/")
     bounds = Box(-1.0, 1.0, arrays["actions"].shape[1:], np.float32)
@@ -73,10 +72,12 @@ def write(
         env = load_env(identity.exact(env_id, str(metadata.get("env_spec", ""))))
         bounds, about["env_spec"] = env.bounds, _spec(env.env, env_id)
         env.close()
-    about |= {key: metadata[key] for key in _KEPT if key in metadata}
+    about |= {key: str(metadata[key]) for key in _KEPT if key in metadata}
+    if "author" in about:
+        about["author"] = {about["author"]}  # Minari has a set of them
     about["description"] = _DESCRIPTION.format(source=metadata.get("name", "a file"))
     space = Box(-np.inf, np.inf, arrays["observations"].shape[1:], np.float32)
-    path = get_dataset_path(dataset_id)
+    path = _path(dataset_id)
     with writing(path):
         namespace = dataset_id.rpartition("/")[0]
         if namespace and namespace not in list_local_namespaces():
@@ -87,6 +88,14 @@ def write(
         storage = MinariStorage.new(partial / "data", space, bounds)
         storage.update_metadata(about)
         storage.update_episodes(_episodes(arrays, bounds))
+
+
+def _path(dataset_id: str) -> Path:
+    """Where Minari keeps the set; its store is made."""
+    from minari.storage import get_dataset_path
+
+    with writing(Path(dataset_id)):
+        return Path(get_dataset_path(dataset_id))
 
 
 def _spec(env: Any, env_id: str) -> str:
