@@ -56,7 +56,7 @@ def test_the_rows_are_those_of_ogbench(folder):
     make_file(folder / FILE)
     make_file(folder / FILE.replace(".npz", "-val.npz"), seed=1)
     dataset = sources.load_dataset(NAME)
-    env, expected, _ = theirs.make_env_and_datasets(
+    _, expected, _ = theirs.make_env_and_datasets(
         NAME.removeprefix("ogbench/"), dataset_path=str(folder / FILE)
     )
     rows = dataset.transitions
@@ -74,7 +74,9 @@ def test_the_rows_are_those_of_ogbench(folder):
     assert returns[0] == 1
 
 
-@pytest.mark.parametrize("task", ["antmaze-medium-singletask-task3", "pointmaze-teleport-singletask"])
+@pytest.mark.parametrize(
+    "task", ["antmaze-medium-singletask-task3", "pointmaze-teleport-singletask"]
+)
 def test_the_environment_is_ogbenchs(task):
     """The same states and ends, step by step; the reward is OGBench's plus 1."""
     import ogbench  # noqa: F401
@@ -86,7 +88,7 @@ def test_the_environment_is_ogbenchs(task):
     rng = np.random.default_rng(0)
     goal = np.array(ours.unwrapped.cur_goal_xy)
     np.testing.assert_array_equal(goal, theirs.unwrapped.cur_goal_xy)
-    place = goal + [0, 3]
+    place = goal + np.array([0, 3])
     for env in (ours, theirs):
         env.unwrapped.set_xy(place)
     found = []
@@ -103,7 +105,8 @@ def test_the_environment_is_ogbenchs(task):
         if a[2]:
             break
     assert found == [(0.0, False)] * 10 + [(1.0, True)]  # it tells of the state before the action
-    ours.close(), theirs.close()
+    ours.close()
+    theirs.close()
 
 
 def test_a_seed_gives_one_start():
@@ -131,8 +134,12 @@ def test_names():
     other = source.find("ogbench/humanoidmaze-giant-stitch-singletask-task4-v0")
     assert other.env_id == "stratdiff/ogbench-humanoidmaze-giant-singletask-task4-v0"
     assert other.urls[0].endswith("/humanoidmaze-giant-stitch-v0.npz")
-    for name in ("antmaze-medium-navigate-v0", "antmaze-giant-explore-singletask-v0",
-                 "cube-single-play-singletask-v0", "antmaze-medium-navigate-singletask-task6-v0"):
+    for name in (
+        "antmaze-medium-navigate-v0",
+        "antmaze-giant-explore-singletask-v0",
+        "cube-single-play-singletask-v0",
+        "antmaze-medium-navigate-singletask-task6-v0",
+    ):
         assert source.find(f"ogbench/{name}") is None
         with pytest.raises(UserError, match="unknown data set"):
             sources.load_dataset(f"ogbench/{name}")
@@ -181,7 +188,7 @@ def test_what_is_refused(folder, monkeypatch):
     with pytest.raises(UserError, match=r"no array 'actions', so it is none of OGBench's sets"):
         sources.load(NAME)
     (folder / FILE).write_text("<html>")
-    with pytest.raises(UserError, match="could not be read as an .npz file"):
+    with pytest.raises(UserError, match=r"could not be read as an .npz file"):
         sources.load(NAME)
     make_file(folder / FILE)
     with monkeypatch.context() as patch:

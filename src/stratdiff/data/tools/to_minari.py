@@ -66,7 +66,7 @@ def write(
     from minari.namespace import create_namespace, list_local_namespaces
 
     dataset_id = name.removeprefix("minari/")
-    bounds = Box(-1.0, 1.0, arrays["actions"].shape[1:], np.float32)
+    bounds: Box = Box(-1.0, 1.0, arrays["actions"].shape[1:], np.float32)
     about: dict[str, Any] = {"dataset_id": dataset_id, "minari_version": minari.__version__}
     if env_id:
         env = load_env(identity.exact(env_id, str(metadata.get("env_spec", ""))))
