@@ -77,7 +77,7 @@ class Hub:
             if key in self.repos:
                 return 409, {}, url | {"error": "You already created this model repo"}
             self.repos[key] = {}
-            if asked.get("private"):
+            if asked.get("visibility") == "private":
                 self.private.add(key)
             return 200, {}, url
         if path == "/api/validate-yaml":

@@ -156,7 +156,7 @@ def upload(name: str, files: Mapping[str, Path | bytes], private: bool, message:
         from huggingface_hub import CommitOperationAdd, HfApi
 
         api = HfApi()
-        made = api.create_repo(uri.id, private=private, exist_ok=True)
+        made = api.create_repo(uri.id, private=private or None, exist_ok=True)
         if private and not api.repo_info(made.repo_id).private:
             raise UserError(
                 f"{name!r} is there already and is public, so --private cannot hold; make it "

@@ -35,6 +35,8 @@ class Facts(NamedTuple):
     """Its maze in `envs.mazes`."""
     trajectory: int = 0
     """Rows that a trajectory of its data may have, where that is more than the horizon tells."""
+    unlike_d4rl: str = ""
+    """Of an environment with the sizes of one of D4RL's: how it differs from that."""
 
 
 # By environment without its version. Reference returns: d4rl/infos.py of Farama-Foundation/D4RL at
@@ -56,6 +58,34 @@ _KNOWN = {
         for task in ogbench.TASKS
     },
 }
+
+# Gymnasium-Robotics at 1.4.2 against D4RL at 89141a6. The models of the hand are the same; D4RL has
+# -0.1 times the distance of hand and object in the reward (d4rl/hand_manipulation_suite/*_v0.py),
+# Gymnasium-Robotics +0.1 (envs/adroit_hand/*.py). The pen's reward is the same.
+_SIGN = "rewards the distance of hand and object, which D4RL's environment punishes"
+_PEN = (
+    "does not end when the pen is dropped and is cut off after 200 steps; D4RL's ends there and "
+    "is cut off after 100"
+)
+_KNOWN |= {
+    **{f"AdroitHand{task}": Facts(unlike_d4rl=_SIGN) for task in ("Door", "Hammer", "Relocate")},
+    "AdroitHandPen": Facts(unlike_d4rl=_PEN),
+    **{
+        f"AdroitHand{task}Sparse": Facts(unlike_d4rl="has other rewards than D4RL's")
+        for task in ("Door", "Hammer", "Pen", "Relocate")
+    },
+    "FrankaKitchen": Facts(unlike_d4rl="has other observations and another controller than D4RL's"),
+    **{
+        f"AntMaze_{maze}{kind}{reward}": Facts(unlike_d4rl="is another simulator than D4RL's")
+        for maze in ("Open", "UMaze", "Medium", "Large")
+        for kind in ("", "_Diverse_G", "_Diverse_GR")
+        for reward in ("", "Dense")
+    },
+}
+# What importing Gymnasium-Robotics registers.
+_ROBOTICS = re.compile(
+    r"(AdroitHand|FrankaKitchen|AntMaze_|PointMaze_|Fetch|HandReach|HandManip)\w+"
+)
 
 # Gymnasium-Robotics' AntMaze: the torso's xy are in `achieved_goal`, the rest in `observation`.
 _ROBOTICS_ANTMAZE = {"observation": (27,), "achieved_goal": (2,), "desired_goal": (2,)}
@@ -196,7 +226,22 @@ def make_env(
 
 def load_env(env: str) -> Guard:
     """As `make_env`, for an id or text from a file: a module that it names needs trust."""
-    return wrap_env(identity.make(env), identity.read(env).env_id)
+    env_id = identity.read(env).env_id
+    _register(env_id)
+    return wrap_env(identity.make(env), env_id)
+
+
+def _register(env_id: str) -> None:
+    """Import Gymnasium-Robotics for an environment of its own, which registers it."""
+    if not _ROBOTICS.match(env_id) or env_id in gymnasium.registry:
+        return
+    try:
+        import gymnasium_robotics  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"environment {env_id!r} needs Gymnasium-Robotics, which is not installed; "
+            "pip install 'stratdiff[gymnasium-robotics]'."
+        ) from error
 
 
 def wrap_env(env: gymnasium.Env, env_id: str = "") -> Guard:

@@ -1,7 +1,10 @@
 """push and pull against a hub of the test, and what takes hf:// names."""
 
 import json
+import re
 import shutil
+import sys
+from pathlib import Path
 
 import fakehub
 import numpy as np
@@ -13,6 +16,8 @@ from stratdiff.cli import main
 
 REPO = "me/point"
 KEY = ("model", REPO)
+# Of huggingface_hub's own upload of large files.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
 @pytest.fixture
@@ -163,6 +168,30 @@ def test_without_the_hub(run, tmp_path, capsys, monkeypatch):
         assert "could not be reached" in said(capsys)
     assert main(["pull", REPO]) == 1  # nobody listens there any more
     assert "HF_ENDPOINT" in said(capsys)
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert main(["pull", REPO]) == 2
     assert "pip install 'stratdiff[hub]'" in said(capsys)
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "hub.md").read_text()
+
+
+def test_the_commands_of_the_page(hub, run, data_file, tmp_path, monkeypatch, capsys):
+    """docs/hub.md, command by command, with the run where the page has it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "runs/mine")
+    hub.put("me/data", {"clumsy.hdf5": data_file.read_bytes()}, "dataset")
+    lines = re.findall(r"^stratdiff (.*?)(?: +#.*)?$", PAGE, re.M)
+    assert len(lines) == 7
+    for line in lines:
+        words = line.replace("--episodes 100", "--episodes 1").split()
+        if words[0] == "train":  # everything but the run itself
+            words = ["data", "info", words[words.index("--dataset") + 1]]
+        assert main(words) == 0, line
+    assert "point" in capsys.readouterr().out
+    (python,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    found = {"observation": np.array([0.5, 0.5])}
+    exec(python, found)
+    np.testing.assert_array_equal(
+        found["action"], Policy.load(run / "policy.safetensors").act(found["observation"])
+    )
