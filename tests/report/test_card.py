@@ -1,6 +1,5 @@
 """The card of a run: its metadata as the hub's own library reads them, numbers by hand."""
 
-import numpy as np
 from huggingface_hub import ModelCard
 
 from stratdiff.config import make_config
@@ -30,13 +29,8 @@ def test_metadata_and_scores():
     assert (before.dataset_type, before.metric_name) == (
         "Hopper-v4", "normalised score, before fine-tuning",
     )  # fmt: skip
-    # All 27 draws of three of three: 2.5 % and 97.5 % of their means, as far as 2000 draws tell.
-    means = sorted(np.mean([a, b, c]) for a in (10, 20, 60) for b in (10, 20, 60)
-                   for c in (10, 20, 60))  # fmt: skip
-    low, high = np.quantile(means, [0.025, 0.975])
-    value, bounds = before.metric_value.split(" [")
-    assert value == "30.0"
-    np.testing.assert_allclose([float(x) for x in bounds[:-1].split(",")], [low, high], atol=5)
+    # Each of 27 draws of three seeds has 3.7 %, the two extreme ones too: more than 2.5 %.
+    assert before.metric_value == "30.0 [10.0, 60.0]"
     assert after.metric_value.startswith("60.0 [50.0, 70.0]")
     assert "| after fine-tuning | 60.0 [50.0, 70.0] | 50.0, —, 70.0 |" in text
     assert "| the data's mean episode | 41.1 | |" in text

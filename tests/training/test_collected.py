@@ -1,5 +1,8 @@
 """The replay buffer of a run as a data set: against the environment, and D4RL's loop."""
 
+import re
+from pathlib import Path
+
 import gymnasium
 import h5py
 import jax.numpy as jnp
@@ -127,6 +130,21 @@ def test_what_is_refused(small_run, tmp_path, capsys):
     assert main(["data", "convert", f"{run}/replay", f"{tmp_path}/out.hdf5"]) == 2
     assert "no checkpoint with an online step" in capsys.readouterr().err
     assert not (tmp_path / "out.hdf5").exists()
+
+
+def test_the_commands_of_the_page(small_run, tmp_path, monkeypatch):
+    """docs/datasets.md: a run's buffer as HDF5, of one seed, and from there as a Minari set."""
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    runs.copy(small_run, tmp_path / "runs" / "mine")
+    lines = re.findall(r"^stratdiff (data convert .*?)(?: +#.*)?$", page, re.M)
+    assert len(lines) == 3
+    for line in lines:
+        assert main(line.split()) == 0
+    found = [load_dataset(name) for name in ("collected.hdf5", "seed0.hdf5", lines[2].split()[-1])]
+    assert len({len(dataset) for dataset in found}) == len({d.fingerprint for d in found}) == 1
+    assert found[2].env_id == pointmass.ENV
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_data_of_another_environment_of_d4rl(tiny):
 @pytest.mark.parametrize(
     ("env_id", "said"),
     [
-        ("AdroitHandRelocate-v1", r"rewards the distance .* minari/D4RL"),
+        ("AdroitHandRelocate-v1", r"rewards the distance .*minari/D4RL"),
         ("AdroitHandPen-v1", "when the pen is dropped"),
         ("AntMaze_Medium_Diverse_GR-v5", "another simulator"),
     ],

@@ -24,8 +24,8 @@ usage: stratdiff COMMAND [options]
   pull REPO     fetch one from there; show, eval and export also take hf://REPO
   data          list, make, describe, check and convert data sets
 
-With any command, `--mirror URL` names another host of D4RL's files ($STRATDIFF_MIRRORS: several,
-separated by spaces).
+With any command, `--mirror URL` names another host of D4RL's and OGBench's files
+($STRATDIFF_MIRRORS: several, separated by spaces).
 
 `stratdiff COMMAND --help` lists every option with its default. With no options, `stratdiff train`
 runs the demo on a data set that is made on first use. With --debug, every command shows where an
