@@ -41,7 +41,7 @@ def check(name: str) -> None:
     Raises:
         UserError: it is not, or the library is not installed.
     """
-    if _parse(name if is_name(name) else PREFIX + name).path_in_repo:
+    if _repository(name).path_in_repo:
         raise UserError(f"{name!r} names a file; expected owner/repo.")
 
 
@@ -85,7 +85,7 @@ def download(name: str, only: tuple[str, ...] = ()) -> dict[str, Path]:
             files are too large.
         RunStopped: the hub cannot be reached.
     """
-    uri = _parse(name if is_name(name) else PREFIX + name)
+    uri = _repository(name)
     sizes = _sizes(uri)
     missing = [file for file in only or (POLICY,) if file not in sizes]
     if missing:
@@ -151,7 +151,7 @@ def upload(name: str, files: Mapping[str, Path | bytes], private: bool, message:
         UserError: this user may not, or `private` is wanted and the repository is a public one.
         RunStopped: the hub cannot be reached.
     """
-    uri = _parse(name if is_name(name) else PREFIX + name)
+    uri = _repository(name)
     with _asking(name):
         from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -174,6 +174,11 @@ def _given(content: Path | bytes) -> str | bytes:
     return content if isinstance(content, bytes) else str(content)
 
 
+def _repository(name: str) -> Any:
+    """As `_parse`, where `hf://` may be left out."""
+    return _parse(name if is_name(name) else PREFIX + name)
+
+
 def _parse(name: str, kind: str = "model") -> Any:
     """The library's record of a name: `id`, `revision`, `path_in_repo`.
 
@@ -190,10 +195,10 @@ def _parse(name: str, kind: str = "model") -> Any:
             uri = parse_hf_uri(text)
             validate_repo_id(uri.id)
             if uri.type != kind:
-                raise ValueError(f"it names a {uri.type}")
+                raise ValueError(f"it is a {uri.type}'s, not a {kind}'s")
         except (HfUriError, ValueError) as error:
             raise UserError(
-                f"{name!r} is no name of a {kind} on the hub ({last_line(error)}); expected "
+                f"{name!r} is no name of a repository on the hub ({last_line(error)}); expected "
                 "owner/repo."
             ) from error
         return uri

@@ -84,7 +84,7 @@ _KNOWN |= {
 }
 # What importing Gymnasium-Robotics registers.
 _ROBOTICS = re.compile(
-    r"(AdroitHand|FrankaKitchen|AntMaze_|PointMaze_|Fetch|HandReach|HandManip)\w+"
+    "AdroitHand|FrankaKitchen|AntMaze_|PointMaze_|Fetch|HandReach|HandManipulate"
 )
 
 # Gymnasium-Robotics' AntMaze: the torso's xy are in `achieved_goal`, the rest in `observation`.

@@ -204,7 +204,7 @@ def test_a_run(folder, tiny, tmp_path, base):
     """Rewards of the data and of the environment go together with the antmaze recipe."""
     import stratdiff
 
-    make_file(folder / FILE, (400, 300, 300))
+    make_file(folder / FILE, (41,) * 20)
     config = tiny(dataset=NAME, env="", base=base, eval_episodes=1, max_episode_steps=40)
     assert config.recipe == "antmaze"
     result = stratdiff.train(config, tmp_path / "run", reporter=runs.QUIET)

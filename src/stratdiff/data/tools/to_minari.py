@@ -57,10 +57,10 @@ def write(
     without, they stay in [-1, 1]. Observations and rewards are float32; `infos` are left out.
 
     Raises:
-        UserError: see `check_new`; or the environment cannot be made or be stored.
-        RunStopped: the store cannot be written; nothing is left behind.
+        UserError: the environment cannot be made or be stored.
+        RunStopped: the store cannot be written, or has the set (see `check_new`); nothing is left
+            behind.
     """
-    check_new(name)
     minari = import_minari(f"data set {name!r}")
     from minari.dataset.minari_storage import MinariStorage
     from minari.namespace import create_namespace, list_local_namespaces
