@@ -6,6 +6,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from stratdiff import hub
 from stratdiff.cli.parsing import Trust, parse
 from stratdiff.errors import UserError
 from stratdiff.sinks.progress import number
@@ -17,7 +18,7 @@ class _Eval(Trust):
     """Run episodes of a run's policies."""
 
     directory: tyro.conf.Positional[str] = tyro.MISSING
-    """The run directory."""
+    """The run directory, or hf://owner/repo on the Hugging Face hub."""
     episodes: int = 10
     """Episodes per policy."""
     seed: int | None = None
@@ -29,7 +30,7 @@ def main(args: list[str]) -> int:
     parsed = parse(_Eval, args, "eval")
     if parsed.episodes < 1:
         raise UserError(f"--episodes is {parsed.episodes}; it must be 1 or more.")
-    found = evaluate(parsed.directory, parsed.episodes, parsed.seed)
+    found = evaluate(hub.local(parsed.directory), parsed.episodes, parsed.seed)
     table = Table(title=f"{found['environment']}, {parsed.episodes} episodes")
     for column in ("seed", "score", "± over episodes", "return"):
         table.add_column(column, justify="right")
