@@ -16,7 +16,7 @@ from stratdiff import registry
 from stratdiff.agents.base import AGENTS, Agent
 from stratdiff.algorithm import StratDiff
 from stratdiff.data.sources import environment_of
-from stratdiff.envs.identity import exact
+from stratdiff.envs.identity import OUTSIDE, exact
 from stratdiff.errors import UserError, nearest
 from stratdiff.options import (
     Count,
@@ -39,8 +39,6 @@ from stratdiff.splits import SPLITS, split_class
 from stratdiff.tasks import Recipe, recipe_of
 
 DEFAULT_DATASET = "stratdiff/halfcheetah-medium-replay"
-# Stands for `env` where the environment is an object of the calling program, or its own loop.
-OUTSIDE = "(of the calling program)"
 
 Seeds = Annotated[
     tuple[int, ...],
@@ -146,7 +144,8 @@ class RunOptions:
     save_policies: bool = False
     """Keep the policy of every online evaluation under DIR/policies."""
     track: tuple[str, ...] = ()
-    """Further sinks of the metrics, each a module:Class; metrics.jsonl is always written."""
+    """Further sinks of the metrics: tensorboard, wandb, trackio, video, or module:Class;
+    metrics.jsonl is always written."""
 
     def check(self) -> None:
         """Updates are counted in 32 bits.

@@ -18,6 +18,8 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from stratdiff import registry
 from stratdiff.errors import BadEnvironment, UserError, last_line, nearest
 
+# Stands for an id where the environment is an object of the calling program, or its own loop.
+OUTSIDE = "(of the calling program)"
 # Wrappers that only watch: data do not depend on them.
 _WATCHING = {"RecordVideo", "RecordEpisodeStatistics", "HumanRendering", "RenderCollection"}
 # Wrappers whose arguments are not all: what they have seen decides what they give.

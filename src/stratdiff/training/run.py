@@ -64,7 +64,9 @@ class Run:
         """
         # The same bits whatever the program or JAX_ENABLE_X64 asks for: training is float32.
         jax.config.update("jax_enable_x64", False)
-        self._sinks: list[type[Sink]] = [MetricsLog, *map(SINKS.find, config.track), Curves]
+        # Trackers read the log and show the picture and the film.
+        track = sorted(dict.fromkeys(config.track), key="video".__ne__)
+        self._sinks: list[type[Sink]] = [MetricsLog, Curves, *map(SINKS.find, track)]
         self.reporter = reporter or Reporter()
         needed = len(config.seeds) * (drives + config.eval_episodes)
         environments.check_enough(env, needed)
