@@ -142,7 +142,7 @@ class RunOptions:
     checkpoint_seconds: NonNegative = 60.0
     """Least time between two checkpoints; 0: one at every log point."""
     save_policies: bool = False
-    """Keep the policy of every online evaluation under DIR/policies."""
+    """Keep the policy of every online evaluation under DIR/policies; the first is always kept."""
     track: tuple[str, ...] = ()
     """Further sinks of the metrics: tensorboard, wandb, trackio, video, or module:Class;
     metrics.jsonl is always written."""

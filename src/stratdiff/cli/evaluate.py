@@ -1,6 +1,7 @@
 """`stratdiff eval`."""
 
 import dataclasses
+from pathlib import Path
 
 import tyro
 from rich.console import Console
@@ -8,8 +9,11 @@ from rich.table import Table
 
 from stratdiff.cli.parsing import Trust, parse
 from stratdiff.errors import UserError
+from stratdiff.policy import Policy
 from stratdiff.sinks.progress import number
-from stratdiff.training.loop import evaluate
+from stratdiff.tasks import episode_seed
+from stratdiff.training.loop import evaluate, run_config
+from stratdiff.video import check_name, film
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +26,8 @@ class _Eval(Trust):
     """Episodes per policy."""
     seed: int | None = None
     """Seed of the episodes; None: those of the run's own evaluations."""
+    video: str = ""
+    """Film the first episode of the first seed's policy, as .mp4 or .gif."""
 
 
 def main(args: list[str]) -> int:
@@ -29,6 +35,8 @@ def main(args: list[str]) -> int:
     parsed = parse(_Eval, args, "eval")
     if parsed.episodes < 1:
         raise UserError(f"--episodes is {parsed.episodes}; it must be 1 or more.")
+    if parsed.video:
+        check_name(Path(parsed.video))
     found = evaluate(parsed.directory, parsed.episodes, parsed.seed)
     table = Table(title=f"{found['environment']}, {parsed.episodes} episodes")
     for column in ("seed", "score", "± over episodes", "return"):
@@ -36,4 +44,11 @@ def main(args: list[str]) -> int:
     for row in zip(*(found[k] for k in ("seeds", "score", "score_std", "return")), strict=True):
         table.add_row(str(row[0]), *map(number, row[1:]))
     Console().print(table)
+    if parsed.video:
+        directory = Path(parsed.directory)
+        config = run_config(directory)
+        seed = config.seeds[0] if parsed.seed is None else parsed.seed
+        policies = {"": Policy.load(directory / "policy.safetensors")}
+        film(Path(parsed.video), config.environment, policies, [episode_seed(seed, 1, 0)])
+        print(parsed.video)
     return 0

@@ -27,8 +27,8 @@ CURVES, FILM = "curves.png", "video/before_after.gif"
 """The pictures of a finished run that a tracker shows, where they exist."""
 
 
-def require(package: str, at_least: str) -> None:
-    """Check that a tracker's library is there and new enough.
+def require(package: str, at_least: str) -> Any:
+    """A tracker's library, if it is there and new enough.
 
     Raises:
         UserError: it is not.
@@ -37,8 +37,7 @@ def require(package: str, at_least: str) -> None:
         found = metadata.version(package)
         state = f"is version {found} here"
         if _numbers(found) >= _numbers(at_least):
-            importlib.import_module(package)
-            return
+            return importlib.import_module(package)
     except metadata.PackageNotFoundError:
         state = "is not installed"
     except Exception as error:  # whatever a broken installation raises

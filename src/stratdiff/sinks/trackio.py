@@ -9,9 +9,7 @@ from typing import Any
 from stratdiff.sinks.base import LogPoint
 from stratdiff.sinks.trackers import PROJECT, Tracker, named, require, run_id
 
-require("trackio", "0.43")
-
-import trackio
+trackio = require("trackio", "0.43")
 
 _REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 

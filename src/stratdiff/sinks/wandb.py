@@ -12,9 +12,7 @@ from stratdiff.sinks.base import LogPoint
 from stratdiff.sinks.progress import Reporter
 from stratdiff.sinks.trackers import PROJECT, Tracker, named, require, run_id
 
-require("wandb", "0.31")
-
-import wandb
+wandb = require("wandb", "0.31")
 
 _STEP = "total_step"
 

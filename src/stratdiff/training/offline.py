@@ -36,6 +36,8 @@ class OfflineRun(Run):
             if new:
                 self._checkpoint()
         self._begin("online")
+        if p.step == 0:
+            self._keep(self._policy())  # what fine-tuning starts from
 
     def _begin(self, phase: str) -> None:
         if self.position.phase != phase:
