@@ -199,7 +199,8 @@ def _episode(
     while True:
         if over or step % every == 0:
             said = [caption] if caption else []
-            yield _captioned(_picture(env), " · ".join([*said, f"step {step}", f"{total:.1f}"]))
+            said += [f"step {step}", f"return {total:.1f}"]
+            yield _captioned(_picture(env), ", ".join(said))
         if over:
             return
         obs, reward, terminated, truncated, _ = env.step(policy(obs))
@@ -224,11 +225,12 @@ def _picture(env: Any) -> Frame:
 
 
 def _captioned(picture: Frame, caption: str) -> Frame:
-    """The picture with a line of text above it; both sides even, as video needs them."""
+    """The picture, a line of text above it and a gap beside it; even sides, as video needs."""
     height, width = picture.shape[:2]
     size = max(12, width // 24)
     bar = int(1.6 * size)
-    out = Image.new("RGB", (width + width % 2, height + bar + (height + bar) % 2), "white")
+    sides = width + 4, height + bar
+    out = Image.new("RGB", (sides[0] + sides[0] % 2, sides[1] + sides[1] % 2), "white")
     out.paste(Image.fromarray(picture), (0, bar))
     font = ImageFont.load_default(size)
     ImageDraw.Draw(out).text((size // 2, size // 4), caption, "black", font)
@@ -244,16 +246,19 @@ def _side_by_side(scenes: list[Iterator[Frame]]) -> Iterator[Frame]:
 
 
 def _write_mp4(path: Path, pictures: Iterator[Frame], speed: float) -> None:
-    import imageio.v2 as imageio
+    import imageio_ffmpeg
 
+    first = next(pictures)
     options: dict[str, Any] = {"codec": "libx264", "quality": 7, "macro_block_size": 2}
-    form = ["-f", "mp4", "-movflags", "+faststart"]
-    writer: Any = imageio.get_writer(
-        path, format="FFMPEG", mode="I", fps=speed, output_params=form, **options
-    )
-    with writer:
-        for picture in pictures:
-            writer.append_data(picture)
+    options["output_params"] = ["-f", "mp4", "-movflags", "+faststart"]
+    size = first.shape[1], first.shape[0]
+    writer = imageio_ffmpeg.write_frames(str(path), size, fps=speed, **options)
+    try:
+        writer.send(None)
+        for picture in itertools.chain([first], pictures):
+            writer.send(np.ascontiguousarray(picture))
+    finally:
+        writer.close()
 
 
 def _write_gif(path: Path, pictures: Iterator[Frame], speed: float) -> None:
