@@ -16,7 +16,7 @@ from stratdiff import registry
 from stratdiff.agents.base import AGENTS, Agent
 from stratdiff.algorithm import StratDiff
 from stratdiff.data.sources import environment_of
-from stratdiff.envs.identity import exact
+from stratdiff.envs.identity import OUTSIDE, exact
 from stratdiff.errors import UserError, nearest
 from stratdiff.options import (
     Count,
@@ -40,8 +40,6 @@ from stratdiff.splits import SPLITS, split_class
 from stratdiff.tasks import Recipe, recipe_of
 
 DEFAULT_DATASET = "stratdiff/halfcheetah-medium-replay"
-# Stands for `env` where the environment is an object of the calling program, or its own loop.
-OUTSIDE = "(of the calling program)"
 
 Seeds = Annotated[
     tuple[int, ...],
@@ -150,9 +148,10 @@ class RunOptions:
     """Share of the trajectories that is held out of the training; evaluations then tell mean Q, TD
     error and advantage of the policy on them."""
     save_policies: bool = False
-    """Keep the policy of every online evaluation under DIR/policies."""
+    """Keep the policy of every online evaluation under DIR/policies; the first is always kept."""
     track: tuple[str, ...] = ()
-    """Further sinks of the metrics, each a module:Class; metrics.jsonl is always written."""
+    """Further sinks of the metrics: tensorboard, wandb, trackio, video, or module:Class;
+    metrics.jsonl is always written."""
 
     def check(self) -> None:
         """Updates are counted in 32 bits.

@@ -172,6 +172,11 @@ class Policy:
         return policy
 
 
+def policy_file(directory: Path, step: int) -> Path:
+    """Where a run keeps its policies as they are after so many online steps."""
+    return directory / "policies" / f"step_{step:09d}.safetensors"
+
+
 def _in_order(data: bytes) -> bytes:
     """A safetensors file with its metadata sorted; the library's order changes by itself."""
     start = 8 + int.from_bytes(data[:8], "little")

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Literal, NamedTuple
 
 import gymnasium
+import numpy as np
 from gymnasium.spaces import Box
 
 from stratdiff import registry
@@ -224,11 +225,11 @@ def make_env(
     return wrap_env(gymnasium.wrappers.TimeLimit(made, max_episode_steps) if limited else made)
 
 
-def load_env(env: str) -> Guard:
+def load_env(env: str, render_mode: str | None = None) -> Guard:
     """As `make_env`, for an id or text from a file: a module that it names needs trust."""
     env_id = identity.read(env).env_id
     _register(env_id)
-    return wrap_env(identity.make(env), env_id)
+    return wrap_env(identity.make(env, render_mode), env_id)
 
 
 def _register(env_id: str) -> None:
@@ -242,6 +243,11 @@ def _register(env_id: str) -> None:
             f"environment {env_id!r} needs Gymnasium-Robotics, which is not installed; "
             "pip install 'stratdiff[gymnasium-robotics]'."
         ) from error
+
+
+def episode_seed(seed: int, purpose: int, episode: int) -> int:
+    """The environment seed of one episode; purpose 0: online training, 1: evaluation."""
+    return int(np.random.SeedSequence([seed, purpose, episode]).generate_state(1)[0] >> 1)
 
 
 def wrap_env(env: gymnasium.Env, env_id: str = "") -> Guard:

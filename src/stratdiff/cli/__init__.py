@@ -19,6 +19,7 @@ usage: stratdiff COMMAND [options]
   eval DIR      run episodes of a run's policies
   compare SPEC  do the runs of an experiment: tasks x variants x seeds
   report DIR    make a page with figures and tables of finished runs
+  video DIR     film a run's policy, or the one before fine-tuning beside the one after
   export DIR    write a run's policy for other programs: NumPy alone, or ONNX
   push DIR REPO put a finished run on the Hugging Face hub
   pull REPO     fetch one from there; show, eval and export also take hf://REPO
@@ -39,6 +40,7 @@ _COMMANDS = {
     "eval": "evaluate",
     "compare": "compare",
     "report": "report",
+    "video": "video",
     "export": "export",
     "push": "push",
     "pull": "pull",

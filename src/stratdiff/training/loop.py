@@ -82,7 +82,7 @@ def resume(
         UserError: the directory holds no run, or its checkpoint cannot be used here.
     """
     directory = Path(directory)
-    config = _run_config(directory)
+    config = run_config(directory)
     return _whole(config, directory, dataset, reporter, shared, env, on_eval, on_step)
 
 
@@ -158,7 +158,7 @@ def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str
         UserError: the directory holds no run with a policy, or the environment fails.
     """
     directory = Path(directory)
-    config = _run_config(directory)
+    config = run_config(directory)
     if config.env == OUTSIDE:
         raise UserError(
             f"the run {str(directory)!r} has no environment by name; evaluate its policy in the "
@@ -186,7 +186,12 @@ def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str
     }
 
 
-def _run_config(directory: Path) -> Config:
+def run_config(directory: Path) -> Config:
+    """The config of a run's directory.
+
+    Raises:
+        UserError: it is none.
+    """
     if not (directory / "config.json").is_file():
         raise UserError(f"{str(directory)!r} is no run directory: it has no config.json.")
     return read_config(directory / "config.json")

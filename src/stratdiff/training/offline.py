@@ -36,9 +36,11 @@ class OfflineRun(Run):
                 self._have_stored(phase)
             if new:
                 if isinstance(phase, Phase):
-                    self._keep(phase)
+                    self._keep_phase(phase)
                 self._checkpoint()
         self._begin("online")
+        if p.step == 0:
+            self._keep(self._policy())  # what fine-tuning starts from
 
     def _begin(self, phase: str) -> None:
         if self.position.phase != phase:
@@ -94,7 +96,7 @@ class OfflineRun(Run):
         self.reporter.say(f"{phase.name:<10} taken from {where}")
         return True
 
-    def _keep(self, phase: Phase) -> None:
+    def _keep_phase(self, phase: Phase) -> None:
         """Keep the finished phase in the run's directory: other runs may start from it."""
         self._save_in(FinishedPhases(self.directory / FOLDER), phase)
 

@@ -19,7 +19,7 @@ from stratdiff.data.device import to_device
 from stratdiff.errors import BadEnvironment, RunStopped, TrainingDiverged, UserError
 from stratdiff.files import lock_directory, summed, undoing, write_text, writing
 from stratdiff.phases import Phase
-from stratdiff.policy import Policy
+from stratdiff.policy import Policy, policy_file
 from stratdiff.sinks.base import SINKS, LogPoint, Sink
 from stratdiff.sinks.curves import Curves
 from stratdiff.sinks.jsonl import NAME, MetricsLog, read_metrics
@@ -72,7 +72,9 @@ class Run:
         """
         # The same bits whatever the program or JAX_ENABLE_X64 asks for: training is float32.
         jax.config.update("jax_enable_x64", False)
-        self._sinks: list[type[Sink]] = [MetricsLog, *map(SINKS.find, config.track), Curves]
+        # Trackers read the log and show the picture and the film.
+        track = sorted(dict.fromkeys(config.track), key="video".__ne__)
+        self._sinks: list[type[Sink]] = [MetricsLog, Curves, *map(SINKS.find, track)]
         self.reporter = reporter or Reporter()
         self._on_eval, self._ended = on_eval, False
         acts = drives and config.online_steps > 0
@@ -335,12 +337,17 @@ class Run:
             )
         self.reporter.update(p.step, f"score {number(scores.mean())}")
         if self.config.save_policies and p.phase == "online":
-            with writing(self.directory / "policies"):
-                (self.directory / "policies").mkdir(exist_ok=True)
             policy.metadata["score"] = finite(scores.mean(1))
-            policy.save(self.directory / "policies" / f"step_{p.step:09d}.safetensors")
+            self._keep(policy)
         own = {"score": scores.mean(1), "score_std": scores.std(1), "return": returns.mean(1)}
         return own | found
+
+    def _keep(self, policy: Policy) -> None:
+        """Save a policy of the online phase under DIR/policies."""
+        path = policy_file(self.directory, self.position.step)
+        with writing(path.parent):
+            path.parent.mkdir(exist_ok=True)
+        policy.save(path)
 
     def stopped(self, fact: str, moment: str = "") -> RunStopped:
         """What ends a run whose environment failed: it can be resumed once that is mended."""
