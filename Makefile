@@ -58,6 +58,7 @@ docs: .venv/docs-ready
 tutorial: .venv/docs-ready
 	rm -rf build/tutorial && mkdir -p build/tutorial && cp docs/tutorial.ipynb build/tutorial
 	cd build/tutorial && $(abspath $(BIN))/jupyter nbconvert --execute --inplace tutorial.ipynb
+	$(BIN)/jupyter nbconvert --inplace --coalesce-streams build/tutorial/tutorial.ipynb
 	cp build/tutorial/tutorial.ipynb docs
 
 # Both archives; then the quickstart, shortened, from the wheel alone: an empty environment, another folder
