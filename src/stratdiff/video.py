@@ -29,7 +29,7 @@ Frame = UInt8[np.ndarray, "height width 3"]
 
 _FASTEST = {".mp4": 30.0, ".gif": 12.5}
 """Frames a second at most, by suffix; of a faster environment not every step is drawn."""
-_GIF_WIDTH = 320
+_GIF_WIDTH = 640
 _NARROWEST = 240
 _LONGEST = 1000
 """Steps of an episode whose environment has no time limit."""
@@ -105,6 +105,7 @@ def film(
                     yield picture
 
         with replacing(path) as partial:
+            partial.touch()  # a folder that cannot be written is found first
             write = _write_mp4 if path.suffix == ".mp4" else _write_gif
             write(partial, pictures(), speed / every)
     except BadEnvironment as error:
@@ -262,6 +263,7 @@ def _write_mp4(path: Path, pictures: Iterator[Frame], speed: float) -> None:
 
     first = next(pictures)
     options: dict[str, Any] = {"codec": "libx264", "quality": 7, "macro_block_size": 2}
+    options["ffmpeg_log_level"] = "quiet"
     options["output_params"] = ["-f", "mp4", "-movflags", "+faststart"]
     size = first.shape[1], first.shape[0]
     writer = imageio_ffmpeg.write_frames(str(path), size, fps=speed, **options)
@@ -277,7 +279,7 @@ def _write_gif(path: Path, pictures: Iterator[Frame], speed: float) -> None:
     def small() -> Iterator[Image.Image]:
         for picture in pictures:
             image = Image.fromarray(picture)
-            scale = min(1.0, 2 * _GIF_WIDTH / image.width)
+            scale = min(1.0, _GIF_WIDTH / image.width)
             size = round(scale * image.width), round(scale * image.height)
             # Small files: colours by octree, which keeps rare ones, and still areas stay still.
             yield image.resize(size).quantize(256, Image.Quantize.FASTOCTREE)
