@@ -157,13 +157,15 @@ def _set_up(env: Any) -> None:
     Without shadows, mirrors and smooth edges a software renderer is more than 10 times as fast.
     From 1.4 on, Gymnasium leaves a model's camera "track" alone where it has settings of its own.
     """
-    model, renderer = getattr(env, "model", None), getattr(env, "mujoco_renderer", None)
+    model: Any = getattr(env, "model", None)
+    renderer: Any = getattr(env, "mujoco_renderer", None)
     if "mujoco" not in type(model).__module__:
         return
     model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
     model.mat_reflectance[:] = 0
-    if not {"trackbodyid", "lookat"} & (getattr(renderer, "default_cam_config", None) or {}).keys():
-        with contextlib.suppress(KeyError, AttributeError):
+    settings = getattr(renderer, "default_cam_config", None) or {}
+    if renderer is not None and not {"trackbodyid", "lookat"} & settings.keys():
+        with contextlib.suppress(KeyError):  # there is no such camera
             renderer.camera_id = model.camera("track").id
 
 
