@@ -13,6 +13,7 @@ import pytest
 import runs
 from PIL import Image
 
+import stratdiff
 from stratdiff.errors import RunStopped, UserError
 from stratdiff.sinks import trackers
 from stratdiff.sinks.base import SINKS, LogPoint, Sink
@@ -345,6 +346,54 @@ def test_trackio_has_every_point_once(tmp_path, config, trackio, capsys):
 # ---- what they share
 
 
+@pytest.mark.slow
+def test_a_whole_run_that_is_cut_off_has_the_same_bits_and_curves(tmp_path, tiny, wandb):
+    """Three trackers at once; the last log points before the end are after the checkpoint."""
+    options = {"seeds": SEEDS, "checkpoint_seconds": 600.0}
+    plain = stratdiff.train(tiny(**options), tmp_path / "plain", reporter=runs.QUIET)
+    directory = tmp_path / "run"
+    config = tiny(track=("wandb", "tensorboard", "video"), **options)
+    with stratdiff.Session(config, directory, reporter=runs.QUIET, drives=True) as session:
+        session.pretrain()
+        runs.Driver(session).drive(stop=70)
+    folder = directory / "tensorboard" / "mean"
+    cut = scalars(accumulated(folder))["online/q_mean"]
+    assert len(cut) == 3
+    result = stratdiff.resume(directory, reporter=runs.QUIET)
+    digests = "parameters_sha256"
+    assert result.summary[digests] == plain.summary[digests]
+    assert runs.log_points(directory) == runs.log_points(plain.directory)
+
+    curves = scalars(accumulated(folder))
+    wanted = {}
+    for point, metrics in log_points(directory / NAME):
+        for name, values in metrics.items():
+            if np.isfinite(values.mean()):
+                found = wanted.setdefault(f"{point.phase}/{name}", [])
+                found.append((point.total_step, values.mean()))
+    scores = result.summary["score"]
+    wanted |= {f"final/{when}": [(280, found["mean"])] for when, found in scores.items()}
+    assert curves.keys() == wanted.keys()
+    for name, points in wanted.items():
+        np.testing.assert_allclose(curves[name], points, rtol=2e-5)
+    # Those of the first part are there once, and unchanged.
+    np.testing.assert_allclose(curves["online/q_mean"][:3], cut, rtol=2e-5)
+
+    _, rows = wandb_history(directory)
+    assert [row["_step"] for row in rows] == [*range(len(runs.log_points(directory)) + 2)]
+    rows = [row for row in rows if "online/q_mean" in row]
+    assert [(row["total_step"], row["online/q_mean"]) for row in rows] == [
+        (step, pytest.approx(value, rel=2e-5)) for step, value in curves["online/q_mean"]
+    ]
+    # The policy that fine-tuning started from is kept, and filmed beside the last one.
+    assert [path.name for path in (directory / "policies").iterdir()] == [
+        "step_000000000.safetensors"
+    ]
+    films = sorted(path.name for path in (directory / "video").iterdir())
+    assert films == ["before_after.gif", "step_000000000.gif"]
+    assert (folder.parent / "mean").is_dir() and accumulated(folder).Images("video")
+
+
 def test_a_missing_or_old_library_is_one_sentence(monkeypatch):
     with pytest.raises(UserError) as found:
         trackers.require("no_such_tracker", "1.2")
@@ -361,8 +410,6 @@ def test_a_missing_or_old_library_is_one_sentence(monkeypatch):
 
 
 def test_a_missing_library_stops_a_run_before_anything_is_written(tiny, tmp_path, monkeypatch):
-    import stratdiff
-
     def missing(name):
         raise trackers.metadata.PackageNotFoundError
 
