@@ -9,8 +9,20 @@ HORIZON = 40
 class PointMass(gymnasium.Env):
     """State: position in 2-D. Action: velocity. Reward: 1 - distance to the origin."""
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        """A red point on white, the origin black; drawn without any library."""
+        picture = np.full((61, 81, 3), 255, np.uint8)
+        for colour, (x, y) in (((0, 0, 0), (0, 0)), ((255, 0, 0), self.position)):
+            row, column = int(30 - 6 * y), int(40 + 6 * x)
+            picture[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = colour
+        return picture
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)

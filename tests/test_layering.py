@@ -22,8 +22,8 @@ ROWS = (
     {"algorithm", "sinks"},
     {"agents", "scores", "splits"},
     {"phases"},
-    {"diffusion", "data", "envs", "tasks", "deploy"},
-    {"policy", "nn", "cpu", "options", "presets"},
+    {"diffusion", "data", "envs", "tasks", "deploy", "video"},
+    {"policy", "hub", "nn", "cpu", "options", "presets"},
     {"registry", "files", "process", "reading", "errors"},
 )
 ROW = {name: number for number, names in enumerate(ROWS) for name in names}
@@ -119,6 +119,7 @@ def test_environments_are_named_in_the_task_records_alone():
 
 def test_importing_the_package_loads_no_simulator_no_file_format_and_no_plots():
     heavy = ["mujoco", "h5py", "matplotlib", "minari", "scipy", "ray", "tyro"]
+    heavy += ["tensorboard", "wandb", "trackio", "imageio_ffmpeg", "PIL"]
     program = f"""
 import json, sys
 sys.modules["fcntl"] = None  # as where there is none: importing it fails

@@ -1,5 +1,7 @@
 """Task records: D4RL's scores, horizons, actions in [-1, 1], names that do not exist."""
 
+import sys
+
 import gymnasium
 import numpy as np
 import pointmass
@@ -230,3 +232,55 @@ def test_repr_is_one_line():
         "Dataset('mine': 80 rows, 78 transitions, 2 episodes, 2 observations, 2 actions, from an "
         "unnamed environment)"
     )
+
+
+@pytest.mark.parametrize(
+    ("env_id", "sizes"),
+    [
+        ("AdroitHandPen-v1", (45, 24, 200)),
+        ("AdroitHandDoor-v1", (39, 28, 200)),
+        ("AdroitHandHammer-v1", (46, 26, 200)),
+        ("AdroitHandRelocate-v1", (39, 30, 200)),
+        ("FrankaKitchen-v1", (59 + 2 * 17, 9, 280)),  # the observation and two goals, flat
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*share an object")
+def test_environments_of_gymnasium_robotics(env_id, sizes, monkeypatch):
+    """They are registered when one is asked for."""
+    env = make_env(env_id)
+    env.try_out()
+    first, again = env.reset(seed=3)[0], env.reset(seed=3)[0]
+    np.testing.assert_array_equal(first, again)
+    env.close()
+    task = find_task(env_id)
+    assert (task.obs_dim, task.action_dim, task.horizon) == sizes
+    assert task.reference_returns is None  # D4RL's are of its own environments
+    monkeypatch.delitem(gymnasium.registry, env_id)
+    monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
+    with pytest.raises(UserError, match=r"pip install 'stratdiff\[gymnasium-robotics\]'"):
+        find_task(env_id)
+
+
+def test_rewards_of_the_hand_are_not_d4rls():
+    """What the refusal says, from the environments: the sign of a distance, and no end."""
+    for env_id, palm_to_object in (("AdroitHandDoor-v1", slice(35, 38)),
+                                   ("AdroitHandRelocate-v1", slice(30, 33))):  # fmt: skip
+        env = make_env(env_id)
+        env.reset(seed=0)
+        obs, reward, *_ = env.step(np.zeros(env.action_space.shape, np.float32))
+        rest, inner = 0.1 * np.linalg.norm(obs[palm_to_object]), env.unwrapped
+        if "Door" in env_id:
+            hinge = inner.data.qpos[inner.door_hinge_addrs]
+            rest -= 0.1 * (hinge - 1.57) ** 2 + 1e-5 * np.sum(inner.data.qvel**2)
+        assert reward == pytest.approx(float(rest))
+        env.close()
+    env = make_env("AdroitHandPen-v1")
+    env.reset(seed=0)
+    inner = env.unwrapped
+    qpos = inner.data.qpos.copy()
+    qpos[-4] -= 0.5  # the pen falls
+    inner.set_state(qpos, inner.data.qvel.copy())
+    ends = [env.step(np.zeros(24, np.float32))[2:4] for _ in range(200)]
+    assert inner.data.xpos[inner.obj_body_id][2] < 0.075
+    assert ends == [(False, False)] * 199 + [(False, True)]
+    env.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratdiff import envs as envs  # registers the package's environments with Gymnasium
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Config": "stratdiff.config",

@@ -16,10 +16,11 @@ from stratdiff import registry
 from stratdiff.agents.base import AGENTS, Agent
 from stratdiff.algorithm import StratDiff
 from stratdiff.data.sources import environment_of
-from stratdiff.envs.identity import exact
+from stratdiff.envs.identity import OUTSIDE, exact
 from stratdiff.errors import UserError, nearest
 from stratdiff.options import (
     Count,
+    Decay,
     Episodes,
     Interval,
     NonNegative,
@@ -40,8 +41,6 @@ from stratdiff.splits import SPLITS, split_class
 from stratdiff.tasks import Recipe, recipe_of
 
 DEFAULT_DATASET = "stratdiff/halfcheetah-medium-replay"
-# Stands for `env` where the environment is an object of the calling program, or its own loop.
-OUTSIDE = "(of the calling program)"
 
 Seeds = Annotated[
     tuple[int, ...],
@@ -116,6 +115,8 @@ class RunOptions:
 
     seeds: Seeds = (0,)
     """Independent runs trained together."""
+    from_run: str = ""
+    """Start from the pre-training of the run in this directory (also --from); empty: pre-train."""
     offline_steps: Steps = 1_000_000
     """Offline updates of the base algorithm."""
     online_steps: Steps = 200_000
@@ -144,10 +145,14 @@ class RunOptions:
     """Episodes per evaluation, deterministic policy; 0: no evaluation."""
     checkpoint_seconds: NonNegative = 60.0
     """Least time between two checkpoints; 0: one at every log point."""
+    validation_fraction: Decay = 0.0
+    """Share of the trajectories that is held out of the training; evaluations then tell mean Q, TD
+    error and advantage of the policy on them."""
     save_policies: bool = False
-    """Keep the policy of every online evaluation under DIR/policies."""
+    """Keep the policy of every online evaluation under DIR/policies; the first is always kept."""
     track: tuple[str, ...] = ()
-    """Further sinks of the metrics, each a module:Class; metrics.jsonl is always written."""
+    """Further sinks of the metrics: tensorboard, wandb, trackio, video, or module:Class;
+    metrics.jsonl is always written."""
 
     def check(self) -> None:
         """Updates are counted in 32 bits.

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from safetensors.numpy import save
 
+from stratdiff import hub
 from stratdiff.errors import UserError
 from stratdiff.files import checksum, replacing
 from stratdiff.reading import parse_json, read_safetensors
@@ -135,11 +136,15 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | Path) -> "Policy":
-        """Read a file written by `save`.
+        """Read a file written by `save`; `hf://owner/repo` is that of a run on the hub.
 
         Raises:
             UserError: the file is missing or holds no policy.
+            RunStopped: the hub cannot be reached, and it was not fetched before.
         """
+        if isinstance(path, str) and hub.is_name(path):
+            found = hub.local(path, (hub.POLICY,))
+            path = found / hub.POLICY if found.is_dir() else found
         stored, metadata = read_safetensors(path, "policy file")
         try:
             tensors = {name: tensor.astype(np.float32) for name, tensor in stored.items()}
@@ -165,6 +170,11 @@ class Policy:
                 f"metadata (kind, about) are wrong ({error})."
             ) from error
         return policy
+
+
+def policy_file(directory: Path, step: int) -> Path:
+    """Where a run keeps its policies as they are after so many online steps."""
+    return directory / "policies" / f"step_{step:09d}.safetensors"
 
 
 def _in_order(data: bytes) -> bytes:

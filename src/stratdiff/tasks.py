@@ -7,11 +7,12 @@ from importlib import metadata
 from typing import Literal, NamedTuple
 
 import gymnasium
+import numpy as np
 from gymnasium.spaces import Box
 
 from stratdiff import registry
 from stratdiff.data.dataset import Dataset
-from stratdiff.envs import identity
+from stratdiff.envs import identity, ogbench
 from stratdiff.envs.guard import Guard
 from stratdiff.envs.mazes import MAZES  # importing it also registers the environments
 from stratdiff.errors import BadEnvironment, UserError, last_line
@@ -33,6 +34,10 @@ class Facts(NamedTuple):
     """Whether its contacts have margins (measured, MuJoCo 3.4 against 3.5)."""
     maze: str | None = None
     """Its maze in `envs.mazes`."""
+    trajectory: int = 0
+    """Rows that a trajectory of its data may have, where that is more than the horizon tells."""
+    unlike_d4rl: str = ""
+    """Of an environment with the sizes of one of D4RL's: how it differs from that."""
 
 
 # By environment without its version. Reference returns: d4rl/infos.py of Farama-Foundation/D4RL at
@@ -42,8 +47,46 @@ _KNOWN = {
     "Hopper": Facts((-20.272305, 3234.3), contact_margins=True),
     "Walker2d": Facts((1.629008, 4592.3)),
     "Ant": Facts((-325.6, 3879.7), contact_margins=True),
-    **{f"stratdiff/AntMaze-{maze}": Facts((0.0, 1.0), "antmaze", True, maze) for maze in MAZES},
+    # D4RL's AntMaze collector ran for 1001 steps whatever the environment's limit.
+    **{
+        f"stratdiff/AntMaze-{maze}": Facts((0.0, 1.0), "antmaze", True, maze, 1001)
+        for maze in MAZES
+    },
+    # The return is 1 for success, so the score is OGBench's success rate.
+    **{
+        f"stratdiff/ogbench-{maze}-{task}": Facts((0.0, 1.0), "antmaze", trajectory=m.trajectory)
+        for maze, m in ogbench.MAZES.items()
+        for task in ogbench.TASKS
+    },
 }
+
+# Gymnasium-Robotics at 1.4.2 against D4RL at 89141a6. The models of the hand are the same; D4RL has
+# -0.1 times the distance of hand and object in the reward (d4rl/hand_manipulation_suite/*_v0.py),
+# Gymnasium-Robotics +0.1 (envs/adroit_hand/*.py). The pen's reward is the same.
+_SIGN = "rewards the distance of hand and object, which D4RL's environment punishes"
+_PEN = (
+    "does not end when the pen is dropped and is cut off after 200 steps; D4RL's ends there and "
+    "is cut off after 100"
+)
+_KNOWN |= {
+    **{f"AdroitHand{task}": Facts(unlike_d4rl=_SIGN) for task in ("Door", "Hammer", "Relocate")},
+    "AdroitHandPen": Facts(unlike_d4rl=_PEN),
+    **{
+        f"AdroitHand{task}Sparse": Facts(unlike_d4rl="has other rewards than D4RL's")
+        for task in ("Door", "Hammer", "Pen", "Relocate")
+    },
+    "FrankaKitchen": Facts(unlike_d4rl="has other observations and another controller than D4RL's"),
+    **{
+        f"AntMaze_{maze}{kind}{reward}": Facts(unlike_d4rl="is another simulator than D4RL's")
+        for maze in ("Open", "UMaze", "Medium", "Large")
+        for kind in ("", "_Diverse_G", "_Diverse_GR")
+        for reward in ("", "Dense")
+    },
+}
+# What importing Gymnasium-Robotics registers.
+_ROBOTICS = re.compile(
+    "AdroitHand|FrankaKitchen|AntMaze_|PointMaze_|Fetch|HandReach|HandManipulate"
+)
 
 # Gymnasium-Robotics' AntMaze: the torso's xy are in `achieved_goal`, the rest in `observation`.
 _ROBOTICS_ANTMAZE = {"observation": (27,), "achieved_goal": (2,), "desired_goal": (2,)}
@@ -76,12 +119,11 @@ class Task:
         """Rows that a trajectory of its data may have; None: any number.
 
         One more than the horizon, because a trajectory that a time limit ends can hold its last
-        observation in a row of its own. D4RL's AntMaze collector ran for 1001 steps whatever the
-        environment's limit.
+        observation in a row of its own; or what is known of the environment's data.
         """
         if self.horizon is None:
             return None
-        return max(self.horizon + 1, 1001 if self.recipe == "antmaze" else 0)
+        return max(self.horizon + 1, facts(self.env_id).trajectory)
 
     def score(self, episode_return: float) -> float:
         """D4RL's normalised score 100 (R - R_min) / (R_max - R_min)."""
@@ -183,9 +225,29 @@ def make_env(
     return wrap_env(gymnasium.wrappers.TimeLimit(made, max_episode_steps) if limited else made)
 
 
-def load_env(env: str) -> Guard:
+def load_env(env: str, render_mode: str | None = None) -> Guard:
     """As `make_env`, for an id or text from a file: a module that it names needs trust."""
-    return wrap_env(identity.make(env), identity.read(env).env_id)
+    env_id = identity.read(env).env_id
+    _register(env_id)
+    return wrap_env(identity.make(env, render_mode), env_id)
+
+
+def _register(env_id: str) -> None:
+    """Import Gymnasium-Robotics for an environment of its own, which registers it."""
+    if not _ROBOTICS.match(env_id) or env_id in gymnasium.registry:
+        return
+    try:
+        import gymnasium_robotics  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"environment {env_id!r} needs Gymnasium-Robotics, which is not installed; "
+            "pip install 'stratdiff[gymnasium-robotics]'."
+        ) from error
+
+
+def episode_seed(seed: int, purpose: int, episode: int) -> int:
+    """The environment seed of one episode; purpose 0: online training, 1: evaluation."""
+    return int(np.random.SeedSequence([seed, purpose, episode]).generate_state(1)[0] >> 1)
 
 
 def wrap_env(env: gymnasium.Env, env_id: str = "") -> Guard:

@@ -310,3 +310,37 @@ def test_episodes_of_a_collector_that_goes_on_at_the_goal():
     del arrays["timeouts"]
     stops, returns = from_arrays("collected", arrays).episodes(sparse=True)
     assert stops.tolist() == [2, 3, 6, 9] and returns.tolist() == [1, 1, 1, 1]
+
+
+def test_held_out_trajectories_are_whole_and_nothing_is_lost():
+    """Three episodes: one ends, one is cut off at its time limit, one is cut off by the file."""
+    n = 9
+    arrays = {
+        "observations": np.arange(n, dtype=np.float32)[:, None],
+        "actions": np.linspace(-1, 1, n, dtype=np.float32)[:, None],
+        "rewards": np.arange(n, dtype=np.float32),
+        "terminals": np.arange(n) == 2,
+        "timeouts": np.arange(n) == 6,
+    }
+    dataset = from_arrays("three", arrays)
+    assert dataset.transitions.tolist() == [0, 1, 2, 3, 4, 5, 7]
+
+    def steps(part):
+        rows = part.transitions
+        after = np.where(part.terminals[rows], -1, part.observations[rows + 1, 0])
+        return {*zip(part.observations[rows, 0].tolist(), after.tolist(), strict=True)}
+
+    whole = {(0, 1), (1, 2), (2, -1), (3, 4), (4, 5), (5, 6), (7, 8)}
+    for fraction in (0.2, 0.4, 0.7):
+        kept, held = dataset.hold_out(fraction)
+        assert steps(kept) | steps(held) == whole and not steps(kept) & steps(held)
+        sides = [{0, 1, 2}, {3, 4, 5}, {7}]
+        for part in (kept, held):
+            starts = {start for start, _ in steps(part)}
+            assert all(side <= starts or not side & starts for side in sides)
+        again = dataset.hold_out(fraction)[1]
+        assert again.fingerprint == held.fingerprint
+    own, nothing = dataset.hold_out(0.0)
+    assert own is dataset and nothing is None
+    with pytest.raises(UserError, match=r"has 3 trajectories, of which --validation-fraction 0\.9"):
+        dataset.hold_out(0.9)

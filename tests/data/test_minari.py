@@ -94,6 +94,35 @@ def test_the_environment_of_the_set_in_full(store):
     refused("minari/hopper/upright-v0", "its spaces are missing", "is not run for them")
 
 
+@pytest.mark.parametrize("env_id", ["AdroitHandPen-v1", "FrankaKitchen-v1"])
+@pytest.mark.filterwarnings("ignore:.*share an object")
+def test_sets_recorded_in_gymnasium_robotics(env_id):
+    """As Minari's D4RL/pen and D4RL/kitchen were: data and the environment that they name agree."""
+    made = load_env(env_id)  # registers it
+    made.close()
+    env = gymnasium.make(env_id, max_episode_steps=7)
+    source = record(env, (7, 7), "hand/random-v0")
+    dataset = load("minari/hand/random-v0")
+    space = gymnasium.make(env_id).observation_space
+
+    def to_flat(obs, t):
+        if isinstance(obs, dict):
+            return gymnasium.spaces.flatten(space, at(obs, t))
+        return obs[t]
+
+    def at(obs, t):
+        return {k: at(v, t) if isinstance(v, dict) else v[t] for k, v in obs.items()}
+
+    assert_same_transitions(dataset, minari_transitions(source, to_flat))
+    again = load_env(exact(dataset.env_id, dataset.metadata["env_spec"]))
+    assert again.spec.max_episode_steps == 7
+    obs, _ = again.reset(seed=0)  # as the collector did
+    np.testing.assert_array_equal(obs.astype(np.float32), dataset.observations[0])
+    obs, reward, *_ = again.step(dataset.actions[0])
+    np.testing.assert_allclose(obs, dataset.observations[1], atol=1e-5)
+    assert reward == pytest.approx(float(dataset.rewards[0]), rel=1e-6)
+
+
 class AntMazeLike(Walk):
     observation_space = Dict(
         achieved_goal=Box(-9, 9, (2,), np.float64),

@@ -42,7 +42,7 @@ def test_made_and_minari_names():
 
 def test_names_are_unique_and_carry_their_source():
     names = [entry.name for entry in sources.entries()]
-    assert len(names) == len(set(names)) == 148 + 27 + 41
+    assert len(names) == len(set(names)) == 148 + 27 + 41 + 29
     for entry in sources.entries():
         assert entry.name.partition("/")[0] in sources.SOURCES
         assert sources.locate(entry.name)[1] == entry

@@ -28,19 +28,28 @@ def records(seeds=2, score=True, split=True):
 
 def drawn(monkeypatch, found, summary, path):
     """What is in the three panels: the lines' points by panel."""
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
-    panels = []
+    panels, save = [], Figure.savefig
 
-    def close(figure):
+    def saved(figure, *args, **options):
         for axis in figure.axes:
             panels.append([line.get_xydata() for line in axis.lines])
+        save(figure, *args, **options)
 
-    monkeypatch.setattr(plt, "close", close)
+    monkeypatch.setattr(Figure, "savefig", saved)
     plot_curves(found, summary, path)
     monkeypatch.undo()
-    plt.close("all")
     return panels
+
+
+def test_the_callers_backend_stays(monkeypatch, tmp_path):
+    """Otherwise a notebook would show no figure any more."""
+    import matplotlib
+
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "svg")
+    plot_curves(records(), SUMMARY, tmp_path / "a.png")
+    assert matplotlib.rcParams["backend"] == "svg"
 
 
 def test_scores_of_both_phases_and_the_exchange_fraction(monkeypatch, tmp_path):

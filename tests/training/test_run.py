@@ -29,7 +29,7 @@ def test_a_run_leaves_what_the_readme_promises(small_run):
     names = {p.name for p in directory.iterdir()}
     assert names == {
         "checkpoints", "config.json", "curves.png", "metrics.jsonl", "policies",
-        "policy.safetensors", "summary.json", "support.npy",
+        "policy.safetensors", "pretrained", "summary.json", "support.npy",
     }  # fmt: skip
     records = read_metrics(directory / "metrics.jsonl")
     assert [r["phase"] for r in records] == (

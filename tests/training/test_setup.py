@@ -64,6 +64,27 @@ def test_data_of_another_environment_of_d4rl(tiny):
     check_data(Task("Hopper-v5", 2, 2), dataset)  # versions may differ
 
 
+@pytest.mark.parametrize(
+    ("env_id", "said"),
+    [
+        ("AdroitHandRelocate-v1", r"rewards the distance .*minari/D4RL"),
+        ("AdroitHandPen-v1", "when the pen is dropped"),
+        ("AntMaze_Medium_Diverse_GR-v5", "another simulator"),
+    ],
+)
+def test_d4rls_data_in_another_environment(tiny, env_id, said):
+    dataset = dataclasses.replace(load_dataset(tiny().dataset), name="d4rl/some-v1")
+    with pytest.raises(UserError, match=said):
+        check_data(Task(env_id, 2, 2), dataset)
+    # Data that were recorded there fit, whatever their name.
+    there = dataclasses.replace(dataset, name="minari/D4RL/some/human-v2", env_id=env_id)
+    check_data(Task(env_id, 2, 2), there)
+    if env_id.startswith("AntMaze"):
+        own = dataclasses.replace(there, env_id="stratdiff/AntMaze-medium-v2")
+        with pytest.raises(UserError, match="was collected in"):
+            check_data(Task(env_id, 2, 2), own)
+
+
 def test_data_without_the_file_naming_its_environment(tiny, tmp_path, data_file):
     nameless = tmp_path / "nameless.hdf5"
     with h5py.File(data_file) as old, h5py.File(nameless, "w") as new:

@@ -20,12 +20,15 @@ usage: stratdiff COMMAND [options]
   eval DIR      run episodes of a run's policies
   compare SPEC  do the runs of an experiment: tasks x variants x seeds
   report DIR    make a page with figures and tables of finished runs
+  video DIR     film a run's policy, or the one before fine-tuning beside the one after
   export DIR    write a run's policy for other programs: NumPy alone, or ONNX
+  push DIR REPO put a finished run on the Hugging Face hub
+  pull REPO     fetch one from there; show, eval and export also take hf://REPO
   data          list, make, describe, check and convert data sets
   completion    write a completion script for bash, zsh or fish
 
-With any command, `--mirror URL` names another host of D4RL's files ($STRATDIFF_MIRRORS: several,
-separated by spaces).
+With any command, `--mirror URL` names another host of D4RL's and OGBench's files
+($STRATDIFF_MIRRORS: several, separated by spaces).
 
 `stratdiff COMMAND --help` lists every option with its default. With no options, `stratdiff train`
 runs the demo on a data set that is made on first use. With --debug, every command shows where an
@@ -39,7 +42,10 @@ _COMMANDS = {
     "eval": "evaluate",
     "compare": "compare",
     "report": "report",
+    "video": "video",
     "export": "export",
+    "push": "push",
+    "pull": "pull",
     "data": "data",
     "completion": "completion",
 }

@@ -28,7 +28,7 @@ usage: stratdiff data COMMAND [options]
   make NAME           make a stratdiff/... set now, in any size and with any seed
   info NAME           what is in a data set, and how far it is from D4RL's own
   check FILE          does the environment's physics match the data?
-  convert SOURCE OUT  write this package's HDF5 from another source, file or a Recorder's log
+  convert SOURCE OUT  write HDF5 or a Minari set from another source, file, log or run
 
 NAME is a name from the list, the path of an HDF5 file, or module:Class/NAME of your own source.
 `stratdiff data COMMAND --help` lists every option.
@@ -195,18 +195,24 @@ def _convert(
     keys: tuple[str, ...] = (),
     trust_modules: bool = False,
 ) -> None:
-    """Write this package's HDF5 from a Minari set, an HDF5 or .npz file or a Recorder's log.
+    """Write this package's HDF5, or a Minari set, from another source, file, log or run.
 
     Args:
-        source: minari/ID (or a name of your own source), an HDF5 file, FILE.npz or FILE.partial.
-        out: The HDF5 file to write.
+        source: A name from the list or of your own source, an HDF5 file, FILE.npz, FILE.partial
+            of a Recorder, or RUN/replay: what a run collected online (RUN/replay/SEED: what one of
+            its seeds did).
+        out: The HDF5 file to write; or minari/NAME-v0, for Minari's local store.
         env: Gymnasium id of the environment; empty: the one the source names.
         keys: What the file's arrays are, as ROLE=NAME: observations, actions, rewards, terminals
             (real ends), timeouts (time limits), ends (both) or next_observations. NAME,NAME puts
             arrays side by side; an empty NAME leaves the role out.
         trust_modules: Import every module:Name that a data file names.
     """
-    note = convert.convert(source, out, env, keys)
+    from stratdiff.training import collected  # it loads Orbax
+
+    run = collected.run_of(source)
+    data = source if run is None else collected.collected(*run)
+    note = convert.convert(data, out, env, keys)
     if note:
         print(f"read {note}", file=sys.stderr)
     print(out)

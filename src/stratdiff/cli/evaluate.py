@@ -1,15 +1,20 @@
 """`stratdiff eval`."""
 
 import dataclasses
+from pathlib import Path
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from stratdiff import hub
 from stratdiff.cli.parsing import Trust, parse
 from stratdiff.errors import UserError
+from stratdiff.policy import Policy
 from stratdiff.sinks.progress import number
-from stratdiff.training.loop import evaluate
+from stratdiff.tasks import episode_seed
+from stratdiff.training.loop import evaluate, run_config
+from stratdiff.video import check_name, film
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +22,13 @@ class _Eval(Trust):
     """Run episodes of a run's policies."""
 
     directory: tyro.conf.Positional[str] = tyro.MISSING
-    """The run directory."""
+    """The run directory, or hf://owner/repo on the Hugging Face hub."""
     episodes: int = 10
     """Episodes per policy."""
     seed: int | None = None
     """Seed of the episodes; None: those of the run's own evaluations."""
+    video: str = ""
+    """Film the first episode of the first seed's policy, as .mp4 or .gif."""
 
 
 def main(args: list[str]) -> int:
@@ -29,11 +36,20 @@ def main(args: list[str]) -> int:
     parsed = parse(_Eval, args, "eval")
     if parsed.episodes < 1:
         raise UserError(f"--episodes is {parsed.episodes}; it must be 1 or more.")
-    found = evaluate(parsed.directory, parsed.episodes, parsed.seed)
+    if parsed.video:
+        check_name(Path(parsed.video))
+    directory = hub.local(parsed.directory)
+    found = evaluate(directory, parsed.episodes, parsed.seed)
     table = Table(title=f"{found['environment']}, {parsed.episodes} episodes")
     for column in ("seed", "score", "± over episodes", "return"):
         table.add_column(column, justify="right")
     for row in zip(*(found[k] for k in ("seeds", "score", "score_std", "return")), strict=True):
         table.add_row(str(row[0]), *map(number, row[1:]))
     Console().print(table)
+    if parsed.video:
+        config = run_config(directory)
+        seed = config.seeds[0] if parsed.seed is None else parsed.seed
+        policies = {"": Policy.load(directory / "policy.safetensors")}
+        film(Path(parsed.video), config.environment, policies, [episode_seed(seed, 1, 0)])
+        print(parsed.video)
     return 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from stratdiff import hub
 from stratdiff.cli.parsing import parse
 from stratdiff.deploy import numpy_source, onnx_model, write
 from stratdiff.errors import UserError
@@ -16,7 +17,7 @@ class _Export:
     """Write a run's policy for other programs."""
 
     source: tyro.conf.Positional[str] = tyro.MISSING
-    """The run directory, or one of its policy files."""
+    """The run directory, one of its policy files, or hf://owner/repo on the Hugging Face hub."""
     numpy: str = ""
     """Write a Python file that needs NumPy and nothing else, with a function act(obs)."""
     onnx: str = ""
@@ -35,7 +36,7 @@ def main(args: list[str]) -> int:
     ]
     if not wanted:
         raise UserError("export needs --numpy FILE.py, --onnx FILE.onnx, or both.")
-    source = Path(parsed.source)
+    source = hub.local(parsed.source, (hub.POLICY,))
     file = source / "policy.safetensors" if source.is_dir() else source
     policies = Policy.load(file)
     seeds = policies.metadata.get("seeds")

@@ -8,6 +8,7 @@ from typing import Any
 
 import tyro
 
+from stratdiff import hub
 from stratdiff.cli.parsing import Trust, parse
 from stratdiff.config import Config, config_of, flat_options, read_config
 from stratdiff.errors import UserError
@@ -24,13 +25,13 @@ class _Show(Trust):
     """Show what a run is, what came out, where its time went and what differs from the defaults."""
 
     directory: tyro.conf.Positional[str] = tyro.MISSING
-    """The run directory."""
+    """The run directory, or hf://owner/repo on the Hugging Face hub."""
 
 
 def main(args: list[str]) -> int:
     """Show a run."""
     parsed = parse(_Show, args, "show")
-    directory = Path(parsed.directory)
+    directory = hub.local(parsed.directory)
     if not (directory / "config.json").exists():
         raise UserError(
             f"{parsed.directory!r} is no run directory: it has no config.json. "

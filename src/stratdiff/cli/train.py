@@ -1,6 +1,7 @@
 """`stratdiff train`: its options are the run's own and those of the chosen parts, no others."""
 
 import dataclasses
+import re
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from stratdiff.config import (
     table_to_config,
 )
 from stratdiff.errors import UserError
-from stratdiff.presets import Preset, Protocol, translated
+from stratdiff.presets import PRESETS, PROTOCOLS, Preset, Protocol, override, translated
 from stratdiff.reading import SMALL, read_table
 from stratdiff.training.loop import train
 
@@ -56,6 +57,7 @@ class _Early:
     score: str | None = None
     split: str | None = None
     config: str | None = None
+    from_run: str | None = None
     track: tuple[str, ...] = ()
     trust_modules: bool = False
 
@@ -72,6 +74,8 @@ def main(args: list[str]) -> int:
 
 
 def _parse(args: list[str]) -> tuple[_Start, Config]:
+    # `from` is a word of Python, so no field can have that name.
+    args = [re.sub("^--from(?=$|=)", "--from-run", word) for word in args]
     early, _ = tyro.cli(
         _Early,
         args=args,
@@ -83,8 +87,10 @@ def _parse(args: list[str]) -> tuple[_Start, Config]:
         registry.trust("*")
     given = {key: value for key in _EARLY if (value := getattr(early, key)) is not None}
     registry.trust(*(given[key] for key in _NAMES_CODE if key in given), *early.track)
-    if early.config:
-        default = _from_file(early.config, given)
+    if early.config or early.from_run:
+        default = _from_file(early.config or str(Path(early.from_run or "", "config.json")), given)
+        if early.from_run:
+            default = dataclasses.replace(default, from_run=early.from_run)
     else:
         default = config_of(given, given.pop("preset", "demo"), given.pop("recipe", ""))
     agent_name = default.agent_name
@@ -125,11 +131,18 @@ def _parse(args: list[str]) -> tuple[_Start, Config]:
 
 
 def _from_file(path: str, given: dict[str, str]) -> Config:
-    """The config of a file, with what the command line says of `_EARLY` in its place."""
-    table, note = translated(read_table(path, "config file", SMALL))
+    """The config of a file, with what the command line says of `_EARLY` in its place.
+
+    A preset gives the options that the file does not have; a protocol replaces the file's.
+    """
+    own, note = translated(read_table(path, "config file", SMALL))
     if note:
         print(f"{path}: {note}.", file=sys.stderr)
-    changes = {key: value for key, value in given.items() if key not in ("preset", "protocol")}
+    table: dict[str, Any] = {}
+    changes = dict(given)
+    preset, protocol = (changes.pop(key, "") for key in ("preset", "protocol"))
+    for layer in (PRESETS.get(preset, {}), own, PROTOCOLS.get(protocol, {})):
+        override(table, layer)
     if {"dataset", "env"} & changes.keys():  # the other one's own, in full
         defaults = ("env", "env_kwargs", "env_spec", "max_episode_steps")
         changes = {key: getattr(RunOptions, key) for key in defaults} | changes

@@ -92,14 +92,14 @@ class D4RL(Source):
         return dataclasses.replace(dataset, env_id=dataset.env_id or entry.env_id, metadata=about)
 
 
-def addresses(entry: Entry) -> list[str]:
+def addresses(entry: Entry, server: str = SERVERS[0]) -> list[str]:
     """Where the file of an entry is looked for: on the user's mirrors, then on the known hosts.
 
-    A mirror has D4RL's folders, or all files in one.
+    A mirror has the folders of the known `server`, or all files in one.
     """
     out = []
     for mirror in os.environ.get(MIRRORS, "").split():
-        path = entry.urls[0].removeprefix(SERVERS[0])
+        path = entry.urls[0].removeprefix(server)
         out += [f"{mirror.rstrip('/')}/{place}" for place in dict.fromkeys((path, _file(entry)))]
     return [*out, *entry.urls]
 

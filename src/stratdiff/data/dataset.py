@@ -116,6 +116,51 @@ class Dataset:
         stops = np.flatnonzero(self.ends)
         return int(np.diff([-1, *stops, len(self.ends) - 1]).max(initial=0))
 
+    def hold_out(self, fraction: float) -> tuple["Dataset", "Dataset | None"]:
+        """(the set without a share of its trajectories, those); (itself, None) for 0.
+
+        Which trajectories these are depends on the set and on `fraction` alone.
+
+        Raises:
+            UserError: one of the two would have no transition.
+        """
+        if fraction == 0:
+            return self, None
+        # Rows after the last end belong to a trajectory that was cut off.
+        number = np.zeros(len(self.ends), np.int64)
+        np.cumsum(self.ends[:-1], out=number[1:])
+        n = int(number[-1]) + 1
+        order = np.random.default_rng(0).permutation(n)
+        held = np.isin(number, order[: max(round(fraction * n), 1)])
+        parts = self._rows(~held), self._rows(held)
+        if not all(map(len, parts)):
+            raise UserError(
+                f"data set {self.name!r} has {n:,} trajectories, of which --validation-fraction "
+                f"{fraction:g} leaves no transition on one side; give another share, or 0."
+            )
+        return parts
+
+    def _rows(self, kept: Bool[np.ndarray, " rows"]) -> "Dataset":
+        """The set with these rows alone, whole trajectories; one row more closes it."""
+        where = np.flatnonzero(kept)
+        where = np.append(where, where[-1:])
+        # A transition needs the row after it, which a terminal only repeats.
+        is_transition = np.zeros(len(kept), bool)
+        is_transition[self.transitions] = True
+        followed = np.append(kept[1:], False) | self.terminals
+        last = np.zeros(len(where), bool)
+        last[-1:] = True
+        transitions = np.flatnonzero((is_transition & followed)[where] & ~last)
+        return dataclasses.replace(
+            self,
+            observations=self.observations[where],
+            actions=self.actions[where],
+            rewards=self.rewards[where],
+            terminals=self.terminals[where] & ~last,
+            ends=self.ends[where] & ~last,
+            transitions=transitions.astype(np.int32),
+        )
+
     def normalizer(self) -> tuple[Float[np.ndarray, " obs"], Float[np.ndarray, " obs"]]:
         """Mean and standard deviation (at least 1e-3) of the states of all transitions."""
         n, size = len(self), self.observations.shape[1]

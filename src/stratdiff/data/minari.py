@@ -62,12 +62,7 @@ def _read(
     where the episode was cut off (see `tools.recorder`), and is left out after a terminal.
     """
     where = f"data set {name!r}"
-    if not _ID.fullmatch(dataset_id):
-        raise UserError(
-            f"{where} is no Minari name; expected minari/ and an id like "
-            "mujoco/halfcheetah/medium-v0."
-        )
-    source = _open(dataset_id, where)
+    source = _open(dataset_id_of(dataset_id, where), where)
     actions, known = check_actions(source.action_space, where), source.storage.metadata
     raw = source.storage.read_raw_metadata(source.storage.data_path).get("observation_space")
     to_flat = _flattener(source.observation_space, json.loads(raw) if raw else None, where)
@@ -93,16 +88,41 @@ def _read(
     return finish_rows(arrays), identity.read(spec).env_id if spec else "", about
 
 
-def _open(dataset_id: str, where: str) -> Any:
-    """Minari's data set."""
+def dataset_id_of(dataset_id: str, where: str) -> str:
+    """The id itself, where it has Minari's form; `where` begins the sentence of an error.
+
+    Raises:
+        UserError: it has not.
+    """
+    if not _ID.fullmatch(dataset_id):
+        raise UserError(
+            f"{where} is no Minari name; expected minari/ and an id like "
+            "mujoco/halfcheetah/medium-v0."
+        )
+    return dataset_id
+
+
+def import_minari(where: str) -> Any:
+    """The library.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import minari
-        from minari.dataset.minari_storage import MinariStorage
-        from minari.storage import get_dataset_path
     except ImportError as error:
         raise UserError(
             f"{where} needs Minari, which is not installed; pip install 'stratdiff[minari]'."
         ) from error
+    return minari
+
+
+def _open(dataset_id: str, where: str) -> Any:
+    """Minari's data set."""
+    minari = import_minari(where)
+    from minari.dataset.minari_storage import MinariStorage
+    from minari.storage import get_dataset_path
+
     store = get_dataset_path()
     if not (store / dataset_id / "data").exists():
         try:

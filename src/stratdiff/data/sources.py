@@ -104,15 +104,23 @@ SOURCES: registry.Registry[Source] = registry.Registry(
         "stratdiff": "stratdiff.data.made.store:Made",
         "d4rl": "stratdiff.data.d4rl:D4RL",
         "minari": "stratdiff.data.minari:Minari",
+        "ogbench": "stratdiff.data.ogbench:OGBench",
+        "hf:": "stratdiff.data.hub:Hub",
         "hdf5": "stratdiff.data.hdf5:Files",
     },
     members=("entries", "find", "local", "load", "keeps_hdf5"),
 )
 
 
+HUB = "hf://"
+"""How the name of a file on the Hugging Face hub starts, of the source `hf:`."""
+
+
 def is_file(name: str) -> bool:
     """Whether the user means a file, not a name."""
     name = expanded(name)
+    if name.startswith(HUB):
+        return False
     try:
         return Path(name).suffix in (".hdf5", ".h5") or Path(name).exists()
     except OSError:  # a name too long for a path

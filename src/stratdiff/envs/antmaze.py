@@ -43,7 +43,7 @@ def model_xml(maze: str) -> str:
     """
     blocks = "".join(
         f"""
-    <geom type="box" pos="{x} {y} 1" size="2 2 1" contype="1" conaffinity="1" rgba=".6 .6 .6 1"/>"""
+    <geom type="box" pos="{x} {y} 1" size="2 2 1" contype="1" conaffinity="1" rgba=".2 .2 .3 1"/>"""
         for x, y in cell_xy(maze, cells(maze, "#"))
     )
     legs = "".join(_leg(*leg) for leg in ((1, 1, 1), (2, -1, 1), (3, -1, -1), (4, 1, -1)))

@@ -62,6 +62,15 @@ def unit_actions(actions: np.ndarray, space: Box) -> np.ndarray:
     return (2 * (actions.astype(np.float64) - low) / (high - low) - 1).astype(np.float32)
 
 
+def env_actions(actions: np.ndarray, space: Box) -> np.ndarray:
+    """Actions (..., A) in [-1, 1], scaled to the bounds of `space`, in its type."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    if (low == -1).all() and (high == 1).all():
+        return actions.astype(space.dtype)
+    scaled = low + (high - low) * (actions.astype(np.float64) + 1) / 2
+    return np.clip(scaled, low, high).astype(space.dtype)
+
+
 class Checked(gymnasium.Wrapper):
     """An environment whose values are checked; what it returns may be its own arrays."""
 

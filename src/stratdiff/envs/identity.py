@@ -18,6 +18,8 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from stratdiff import registry
 from stratdiff.errors import BadEnvironment, UserError, last_line, nearest
 
+# Stands for an id where the environment is an object of the calling program, or its own loop.
+OUTSIDE = "(of the calling program)"
 # Wrappers that only watch: data do not depend on them.
 _WATCHING = {"RecordVideo", "RecordEpisodeStatistics", "HumanRendering", "RenderCollection"}
 # Wrappers whose arguments are not all: what they have seen decides what they give.
@@ -114,13 +116,15 @@ def read(text: str) -> Identity:
     return Identity(env_id, kwargs, -1 if limit is None else limit or None, wrappers)
 
 
-def make(text: str) -> gymnasium.Env:
-    """The environment of an id, or of a text from `exact`.
+def make(text: str, render_mode: str | None = None) -> gymnasium.Env:
+    """The environment of an id, or of a text from `exact`; `render_mode` None: it does not draw.
 
     Raises:
         UserError: it is unknown or cannot be made, or only a file has named its code.
     """
     env_id, kwargs, limit, wrappers = read(text)
+    if render_mode:
+        kwargs = kwargs | {"render_mode": render_mode}
     registry.check_trusted(env_id, "--env")
     module, _, name = env_id.rpartition(":")
     try:
@@ -133,7 +137,7 @@ def make(text: str) -> gymnasium.Env:
         with warnings.catch_warnings():
             # The -v4 environments are old on purpose: they are D4RL's physics. JSON knows one kind
             # of real numbers, so wrappers are given those.
-            warnings.filterwarnings("ignore", ".*(is out of date|precision lowered).*")
+            warnings.filterwarnings("ignore", ".*(is out of date|precision lowered|render_mode).*")
             made = gymnasium.make(env_id, max_episode_steps=limit, **kwargs)
             registered = made.spec.additional_wrappers if made.spec else ()
             for wrapper in wrappers[len(registered) :]:

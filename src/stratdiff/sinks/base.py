@@ -51,4 +51,13 @@ class Sink(Protocol):
         ...
 
 
-SINKS: Registry[Sink] = Registry("--track", {}, ("rewind", "log", "finish", "close"))
+SINKS: Registry[Sink] = Registry(
+    "--track",
+    {
+        "tensorboard": "stratdiff.sinks.tensorboard:TensorBoard",
+        "wandb": "stratdiff.sinks.wandb:WandB",
+        "trackio": "stratdiff.sinks.trackio:Trackio",
+        "video": "stratdiff.sinks.video:Film",
+    },
+    ("rewind", "log", "finish", "close"),
+)

@@ -46,13 +46,12 @@ def _draw(axis: Any, records: list[dict[str, Any]], key: str, color: str) -> Non
 
 def plot_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Path) -> None:
     """Score offline and online (mean, seeds, their range) and the exchange fraction."""
-    import matplotlib  # takes a second, and is needed here only
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    # Takes a second, and is needed here only. Without pyplot: its backend is the caller's choice.
+    from matplotlib.figure import Figure
 
     base, online = ([r for r in records if r["phase"] == phase] for phase in ("base", "online"))
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), width_ratios=(2, 3, 3))
+    figure = Figure(figsize=(11, 3.4))
+    axes = figure.subplots(1, 3, width_ratios=(2, 3, 3))
     label = "normalised score" if summary["normalized"] else "return"
     _draw(axes[0], base, "score", "#555555")
     axes[0].set(title="offline", xlabel="updates", ylabel=label)
@@ -80,4 +79,3 @@ def plot_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Pa
     figure.tight_layout()
     with replacing(path) as partial:
         figure.savefig(partial, dpi=140, format="png")
-    plt.close(figure)

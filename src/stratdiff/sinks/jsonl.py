@@ -103,6 +103,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def log_points(path: Path) -> Iterator[tuple[LogPoint, dict[str, np.ndarray]]]:
+    """The log points of a metrics.jsonl as `log` was given them, to six digits.
+
+    Raises:
+        UserError: see `read_metrics`.
+    """
+    before, last = 0, LogPoint("", 0, 0, 0.0)
+    for record in read_metrics(path):
+        phase, step = record["phase"], record["step"]
+        if phase != last.phase:  # the one before was logged at its end
+            before = last.total_step
+        last = LogPoint(phase, step, before + step, record["time"])
+        lists = {name: v for name, v in record.items() if isinstance(v, list)}
+        yield last, {name: np.array(v, float) for name, v in lists.items()}
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     """The whole lines of a file; one that is longer than any of ours comes in pieces.
 

@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 from stratdiff.errors import UserError
 from stratdiff.files import check_space, checksum, summed, unsummed, writing
 from stratdiff.options import from_table
+from stratdiff.training.state import named
 
 FOLDER = "checkpoints"
 
@@ -80,11 +81,6 @@ class Position:
             raise ValueError(f"it stands in an unknown phase, {self.phase!r}")
 
 
-def _named(tree: PyTree) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
 class Checkpoints:
     """The checkpoints of one run directory."""
 
@@ -95,6 +91,7 @@ class Checkpoints:
             RunStopped: the folder cannot be made.
         """
         self.directory, self._phases = directory, phases
+        self._where = f"run directory {str(directory.parent)!r}"
         self.damaged: list[Path] = []
         """Checkpoints that `restore` could not read, where they were set aside."""
         _drop_late_words()
@@ -117,7 +114,7 @@ class Checkpoints:
         if self._manager.latest_step() == position.total_steps:
             return
         # The copy matters: the next update donates the state's buffers.
-        host = {name: np.array(leaf, copy=True) for name, leaf in _named(state).items()}
+        host = {name: np.array(leaf, copy=True) for name, leaf in named(state).items()}
         arrays = {name: [_kind(array), checksum(array)] for name, array in host.items()}
         meta = {"format": FORMAT, "position": dataclasses.asdict(position), "arrays": arrays}
         with self._writing():
@@ -141,40 +138,54 @@ class Checkpoints:
         Raises:
             UserError: none can be read, or another version or another config wrote it.
         """
-        where = f"run directory {str(self.directory.parent)!r}"
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        if not steps:
+        found = self.newest()
+        if found is None:
             return None
+        position, arrays, loaded = found
+        check(position)
+        wanted = named(template)
+        for name in wanted.keys() | arrays.keys():
+            stored = arrays[name][0] if name in arrays else "nothing"
+            expected = _kind(wanted[name]) if name in wanted else "nothing"
+            if stored != expected:
+                raise UserError(
+                    f"{self._where} has a checkpoint that does not fit its config.json (at {name}: "
+                    f"found {stored}, expected {expected}); give it back the config.json it was "
+                    "made with."
+                )
+        _, structure = jax.tree_util.tree_flatten(template)
+        leaves = [jax.numpy.array(loaded[name]) for name in wanted]
+        return jax.tree_util.tree_unflatten(structure, leaves), position
+
+    def newest(self) -> tuple[Position, dict[str, Any], dict[str, Any]] | None:
+        """(where the run stands, kind and checksum of each array by name, the arrays); None: none.
+
+        What is damaged is set aside, and the checkpoint before it is taken.
+
+        Raises:
+            UserError: none can be read, or another version wrote it.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
         unreadable = []
         for step in steps:
             try:
-                position, arrays, loaded = self._read(step, where)
+                found = self._read(step, self._where)
                 break
             except UserError:
                 raise
             except Exception as error:  # whatever damage makes of it
                 unreadable.append((step, error))
         else:
+            if not unreadable:
+                return None
             reason = (str(unreadable[0][1]).strip("'\"") or "damaged").splitlines()[0]
             raise UserError(
-                f"{where} has no checkpoint that can be read ({reason}); mend its folder "
+                f"{self._where} has no checkpoint that can be read ({reason}); mend its folder "
                 "'checkpoints', or remove the run and train again."
             ) from unreadable[0][1]
         for step, _ in unreadable:
             self._set_aside(step)
-        check(position)
-        wanted = _named(template)
-        for name in wanted.keys() | arrays.keys():
-            found = arrays[name][0] if name in arrays else "nothing"
-            expected = _kind(wanted[name]) if name in wanted else "nothing"
-            if found != expected:
-                raise UserError(
-                    f"{where} has a checkpoint that does not fit its config.json (at {name}: found "
-                    f"{found}, expected {expected}); give it back the config.json it was made with."
-                )
-        _, structure = jax.tree_util.tree_flatten(template)
-        leaves = [jax.numpy.array(loaded[name]) for name in wanted]
-        return jax.tree_util.tree_unflatten(structure, leaves), position
+        return found
 
     def _set_aside(self, step: int) -> None:
         name = f"damaged-checkpoint-{step}"

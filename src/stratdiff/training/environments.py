@@ -93,9 +93,10 @@ def resolved(config: Config, dataset: Dataset, given: Given) -> Config:
         UserError: no environment is known, or what the data say of it cannot be read.
     """
     env_id = OUTSIDE if given is not None else config.env or dataset.env_id or ""
-    if not env_id:
+    if not env_id and config.online_steps:
         raise UserError(
-            f"data set {dataset.name!r} does not name its environment; give it with --env."
+            f"data set {dataset.name!r} does not name its environment; give it with --env, or "
+            "train offline alone with --online-steps 0."
         )
     spec = config.env_spec or str(dataset.metadata.get("env_spec", ""))
     spec = spec if identity.applies(spec, env_id) else ""

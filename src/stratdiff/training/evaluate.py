@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stratdiff import process
+from stratdiff.tasks import episode_seed
 from stratdiff.training.environments import Environments
 
 
@@ -17,11 +18,6 @@ class Deterministic(Protocol):
     def mode(self, obs: Float[np.ndarray, "seeds episodes obs"]) -> np.ndarray:
         """The actions [seeds, episodes, act] in these states."""
         ...
-
-
-def episode_seed(seed: int, purpose: int, episode: int) -> int:
-    """The environment seed of one episode; purpose 0: online training, 1: evaluation."""
-    return int(np.random.SeedSequence([seed, purpose, episode]).generate_state(1)[0] >> 1)
 
 
 class Evaluator:

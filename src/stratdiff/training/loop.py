@@ -1,6 +1,7 @@
 """`train`, `resume` and `evaluate`: a session and the environments that Gymnasium makes."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ from stratdiff.policy import Policy
 from stratdiff.sinks.progress import Reporter
 from stratdiff.training.environments import Environments, Given, find_environments
 from stratdiff.training.evaluate import Evaluator, episode_seed
+from stratdiff.training.run import OnEval
 from stratdiff.training.session import Session
 from stratdiff.training.summary import Result
+
+# Called with the session; a true value ends the run.
+OnStep = Callable[[Session], Any]
 
 
 def train(
@@ -25,6 +30,8 @@ def train(
     reporter: Reporter | None = None,
     shared: Path | None = None,
     env: Given = None,
+    on_eval: OnEval | None = None,
+    on_step: OnStep | None = None,
 ) -> Result:
     """Pre-train and fine-tune by `config`; the run directory `out` must be new or empty.
 
@@ -32,6 +39,9 @@ def train(
     `shared`: folder in which runs share phases that are the same (training/shared.py).
     `env`: a Gymnasium environment, or a function that makes one, instead of a name; a single
     environment serves one seed, with `eval_episodes=0`.
+    `on_eval(point, metrics)` is called after every evaluation, `on_step(session)` after every
+    online step. A true value that one returns in the online phase ends the run there: it is
+    finished, and `resume` would go on to its last step.
 
     Raises:
         UserError: bad input (nothing is written), or a loss that is no longer finite.
@@ -52,7 +62,7 @@ def train(
             f"output directory {str(out)!r} already holds {there[0].name!r}, but no run; give "
             "another --out, or empty it."
         )
-    return _whole(config, out, dataset, reporter, shared, env)
+    return _whole(config, out, dataset, reporter, shared, env, on_eval, on_step)
 
 
 def resume(
@@ -61,14 +71,19 @@ def resume(
     reporter: Reporter | None = None,
     shared: Path | None = None,
     env: Given = None,
+    on_eval: OnEval | None = None,
+    on_step: OnStep | None = None,
 ) -> Result:
     """Resume a run that was cut off; the result is bit-identical to that of an uninterrupted run.
+
+    `on_eval` and `on_step` as of `train`.
 
     Raises:
         UserError: the directory holds no run, or its checkpoint cannot be used here.
     """
     directory = Path(directory)
-    return _whole(_run_config(directory), directory, dataset, reporter, shared, env)
+    config = run_config(directory)
+    return _whole(config, directory, dataset, reporter, shared, env, on_eval, on_step)
 
 
 def _whole(
@@ -78,6 +93,8 @@ def _whole(
     reporter: Reporter | None,
     shared: Path | None,
     env: Given,
+    on_eval: OnEval | None,
+    on_step: OnStep | None,
 ) -> Result:
     if config.env == OUTSIDE and env is None:
         raise UserError(
@@ -85,24 +102,29 @@ def _whole(
             "given; give it from that program, as stratdiff.train(..., env=...) or "
             "stratdiff.resume(directory, env=...), or drive a stratdiff.Session."
         )
-    opened = Session(config, directory, dataset, env, reporter, shared, drives=True)
+    opened = Session(config, directory, dataset, env, reporter, shared, True, on_eval)
     with opened as session, process.deferring():
         session.pretrain()
         if not session.done:
-            drive(session, session.environments)
+            drive(session, session.environments, on_step)
         return session.finish()
 
 
-def drive(session: Session, environments: Environments) -> None:
+def drive(session: Session, environments: Environments, on_step: OnStep | None = None) -> None:
     """Run the online steps that are left, one environment a seed."""
     envs: list[Any] = []
     try:
         envs += environments.make(len(session.config.seeds))
         obs = np.stack([_enter_episode(session, i, env) for i, env in enumerate(envs)])
         while not session.done:
-            steps = [env.step(a)[:4] for env, a in zip(envs, session.act(obs), strict=True)]
+            actions = session.act(obs)
+            if session.done:  # an evaluation was the last
+                break
+            steps = [env.step(a)[:4] for env, a in zip(envs, actions, strict=True)]
             after, reward, terminated, truncated = (list(part) for part in zip(*steps, strict=True))
             session.observe(reward, after, terminated, truncated)
+            if on_step is not None and on_step(session):
+                session.end()
             obs = np.array(after)
             for i, env in enumerate(envs):
                 if terminated[i] or truncated[i]:
@@ -136,7 +158,7 @@ def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str
         UserError: the directory holds no run with a policy, or the environment fails.
     """
     directory = Path(directory)
-    config = _run_config(directory)
+    config = run_config(directory)
     if config.env == OUTSIDE:
         raise UserError(
             f"the run {str(directory)!r} has no environment by name; evaluate its policy in the "
@@ -164,7 +186,12 @@ def evaluate(directory: str | Path, episodes: int, seed: int | None) -> dict[str
     }
 
 
-def _run_config(directory: Path) -> Config:
+def run_config(directory: Path) -> Config:
+    """The config of a run's directory.
+
+    Raises:
+        UserError: it is none.
+    """
     if not (directory / "config.json").is_file():
         raise UserError(f"{str(directory)!r} is no run directory: it has no config.json.")
     return read_config(directory / "config.json")

@@ -15,8 +15,9 @@ from stratdiff.sinks.base import LogPoint
 from stratdiff.sinks.jsonl import NAME, read_metrics
 from stratdiff.training import pretrain
 from stratdiff.training.forecast import SHORTEST, Stopwatch, acting
+from stratdiff.training.pretrained import FOLDER
 from stratdiff.training.run import Run
-from stratdiff.training.shared import load_arrays, save_arrays
+from stratdiff.training.shared import FinishedPhases, load_arrays, save_arrays
 
 
 class OfflineRun(Run):
@@ -41,8 +42,12 @@ class OfflineRun(Run):
             elif not finished:
                 self._have_stored(phase)
             if new:
+                if isinstance(phase, Phase):
+                    self._keep_phase(phase)
                 self._checkpoint()
         self._begin("online")
+        if p.step == 0:
+            self._keep(self._policy())  # what fine-tuning starts from
 
     def _forecast(self, phases: tuple[Phase | StorePhase, ...]) -> None:
         """Say about how long these phases and the online one take, at the beginning of each part.
@@ -65,7 +70,7 @@ class OfflineRun(Run):
         for phase in phases:
             process.honour()
             seconds[phase.name] = 0.0
-            if self._shared is not None and self._shared.folder(phase).exists():
+            if self._is_there(phase):
                 there |= isinstance(phase, StorePhase)
             elif isinstance(phase, StorePhase):
                 seconds[phase.name], there = len(self.data) * watch.storing(phase), True
@@ -84,6 +89,12 @@ class OfflineRun(Run):
         now = time.monotonic()
         p.seconds["forecast"] = p.seconds.get("forecast", 0.0) + now - self._clock
         self._clock = now
+
+    def _is_there(self, phase: Phase | StorePhase) -> bool:
+        """Whether another run has trained the phase."""
+        source = self._open_source()
+        shared = self._shared is not None and self._shared.folder(phase).exists()
+        return shared or (source is not None and source.has(phase))
 
     def _evaluation_seconds(self) -> float:
         """About how long an evaluation takes, if its episodes are as long as those of the data."""
@@ -106,7 +117,7 @@ class OfflineRun(Run):
         if p.step >= phase.steps:
             return
         with self._turn(phase):
-            if self._take_shared(phase):
+            if p.step == 0 and self._take_over(phase):
                 return
             self.reporter.begin(phase.name, phase.steps, p.step)
             while p.step < phase.steps:
@@ -123,17 +134,20 @@ class OfflineRun(Run):
                 if process.stopping():
                     self._checkpoint()
                     process.honour()
-            self._share(phase)
+            if self._shared:
+                self._save_in(self._shared, phase)
 
     def _turn(self, phase: Phase | StorePhase) -> contextlib.AbstractContextManager[None]:
         return self._shared.turn(phase) if self._shared else contextlib.nullcontext()
 
-    def _take_shared(self, phase: Phase) -> bool:
-        """Whether the phase was taken over from a run that trained the same."""
-        p = self.position
-        if self._shared is None or p.step > 0:
-            return False
-        found = self._shared.load(phase, pretrain.trained_part(self.state, phase))
+    def _take_over(self, phase: Phase) -> bool:
+        """Whether the phase was taken over from a run that trained the same, or that was given."""
+        p, template = self.position, pretrain.trained_part(self.state, phase)
+        found, where = None, self.directory
+        if source := self._open_source():
+            found, where = source.take(phase, template), source.directory
+        if found is None and self._shared is not None:
+            found, where = self._shared.load(phase, template), self._shared.folder(phase)
         if found is None:
             return False
         part, left = found
@@ -145,20 +159,22 @@ class OfflineRun(Run):
             self._log(LogPoint(phase.name, step, before + step, seconds), metrics)
         p.step, p.total_steps = phase.steps, before + phase.steps
         p.seconds[phase.name] = p.seconds.get(phase.name, 0.0) + left.seconds
-        self.reporter.say(f"{phase.name:<10} taken from {self._shared.folder(phase)}")
+        self.reporter.say(f"{phase.name:<10} taken from {where}")
         return True
 
-    def _share(self, phase: Phase) -> None:
-        """Let other runs have the finished phase."""
-        if self._shared is None:
-            return
+    def _keep_phase(self, phase: Phase) -> None:
+        """Keep the finished phase in the run's directory: other runs may start from it."""
+        self._save_in(FinishedPhases(self.directory / FOLDER), phase)
+
+    def _save_in(self, folder: FinishedPhases, phase: Phase) -> None:
         total, spent = self._tick(), self.position.seconds[phase.name]
         records = [r for r in read_metrics(self.directory / NAME) if r["phase"] == phase.name]
         for record in records:
             record["time"] -= total - spent
             del record["phase"]
         part = pretrain.trained_part(self.state, phase)
-        self._shared.save(phase, part, records, spent)
+        about = self.dataset.fingerprint, self.config.seeds
+        folder.save(phase, part, records, spent, *about)
 
     def _have_stored(self, phase: StorePhase) -> None:
         """Have what the score stores with the rows of D_off: from the disk, or computed now."""
@@ -172,6 +188,9 @@ class OfflineRun(Run):
         paths = [folder / f"{phase.name}{f'-{i}' if i else ''}.npy" for i in range(len(wanted))]
         with self._turn(phase):
             found = load_arrays(paths, shapes)
+            source = self._open_source()
+            if found is None and source and (there := source.stored(phase)):
+                found = load_arrays([there / path.name for path in paths], shapes)
             if found is not None:
                 self.stored = jax.tree.unflatten(structure, map(jnp.asarray, found))
                 return

@@ -4,21 +4,22 @@ import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from stratdiff.config import Config, difference, read_config, table_to_config
+from stratdiff.config import OUTSIDE, Config, difference, read_config, table_to_config
 from stratdiff.data import sources
 from stratdiff.data.dataset import Dataset
 from stratdiff.data.device import to_device
 from stratdiff.errors import BadEnvironment, RunStopped, TrainingDiverged, UserError
 from stratdiff.files import lock_directory, summed, undoing, write_text, writing
 from stratdiff.phases import Phase
-from stratdiff.policy import Policy
+from stratdiff.policy import Policy, policy_file
 from stratdiff.sinks.base import SINKS, LogPoint, Sink
 from stratdiff.sinks.curves import Curves
 from stratdiff.sinks.jsonl import NAME, MetricsLog, read_metrics
@@ -27,12 +28,16 @@ from stratdiff.tasks import physics_note, task_of
 from stratdiff.training import environments, memory
 from stratdiff.training.checkpoint import FOLDER, Checkpoints, Position
 from stratdiff.training.evaluate import Evaluator
+from stratdiff.training.pretrained import Pretrained
 from stratdiff.training.setup import check_data, check_goal_rewards, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases
 from stratdiff.training.state import Accumulator
 from stratdiff.training.summary import Result, finite, summarize, versions
+from stratdiff.training.validate import validate
 
 T = TypeVar("T", bound="Run")
+# Called with (point, metrics); a true value ends the run.
+OnEval = Callable[[LogPoint, Mapping[str, np.ndarray]], Any]
 
 
 class Run:
@@ -50,6 +55,7 @@ class Run:
         reporter: Reporter | None = None,
         shared: Path | None = None,
         drives: bool = False,
+        on_eval: OnEval | None = None,
     ) -> None:
         """`dataset`: data in memory instead of the config's name.
 
@@ -58,28 +64,39 @@ class Run:
         policy is not evaluated. It is tried out here, with a few random actions, so reset one that
         is used elsewhere too. `shared`: folder in which runs share finished phases. `drives`:
         whether this package runs the online steps, and needs an environment a seed for them.
+        `on_eval`: called after every evaluation with its log point and metrics (an array each, one
+        value a seed); a true value ends the run if it is in its online phase.
 
         Raises:
             UserError: bad input; nothing is written.
         """
         # The same bits whatever the program or JAX_ENABLE_X64 asks for: training is float32.
         jax.config.update("jax_enable_x64", False)
-        self._sinks: list[type[Sink]] = [MetricsLog, *map(SINKS.find, config.track), Curves]
+        # Trackers read the log and show the picture and the film.
+        track = sorted(dict.fromkeys(config.track), key="video".__ne__)
+        self._sinks: list[type[Sink]] = [MetricsLog, Curves, *map(SINKS.find, track)]
         self.reporter = reporter or Reporter()
-        needed = len(config.seeds) * (drives + config.eval_episodes)
+        self._on_eval, self._ended = on_eval, False
+        acts = drives and config.online_steps > 0
+        needed = len(config.seeds) * (acts + config.eval_episodes)
         environments.check_enough(env, needed)
         # The process may change its folder, and `resume` be called from another.
         self.directory = Path(directory).absolute()
-        config = dataclasses.replace(config, dataset=sources.absolute(config.dataset))
+        there = str(Path(config.from_run).absolute()) if config.from_run else ""
+        config = dataclasses.replace(
+            config, dataset=sources.absolute(config.dataset), from_run=there
+        )
         if dataset is None:
             dataset = sources.load(config.dataset, config.environment, self._show_data)
             self.reporter.end()
         self._given = env
         self.config = environments.resolved(config, dataset, env)
-        if self.config.environment or env is not None:
+        named = self.config.environment and (needed or config.online_steps)
+        if named or env is not None:
             self.environments = environments.find_environments(self.config, env, needed)
         else:
-            self.environments = environments.Environments(task_of(dataset), None)
+            env_id = self.config.env.replace(OUTSIDE, "")
+            self.environments = environments.Environments(task_of(dataset, env_id), None)
         self.dataset, self.task = dataset, self.environments.task
         if self.environments.known and self.task.horizon is None:
             self.reporter.say("warning: the environment has no time limit (--max-episode-steps).")
@@ -98,14 +115,13 @@ class Run:
         agent = self.setup.algorithm.agent
         agent.check_data(dataset)
         self.phases = self.setup.algorithm.phases()
-        self.data = to_device(
-            dataset,
-            self.units.scale,
-            self.units.shift,
-            agent.discount,
-            sparse,
-            config.normalize_states,
-        )
+        training, held_out = dataset.hold_out(config.validation_fraction)
+        units = self.units.scale, self.units.shift, agent.discount, sparse
+        self.data = to_device(training, *units, config.normalize_states)
+        self._validation = None
+        if held_out is not None:
+            rows = to_device(held_out, *units)
+            self._validation = dataclasses.replace(rows, mean=self.data.mean, std=self.data.std)
         self._mean, self._std = np.asarray(self.data.mean), np.asarray(self.data.std)
         self.reporter.say(memory.check(self.setup, len(config.seeds), self.data))
         self.position = Position(
@@ -116,9 +132,19 @@ class Run:
             self._shared = SharedPhases(
                 shared, self.config, self.phases, dataset.fingerprint, versions()
             )
+        self._source: Pretrained | None = None
+        new = not (self.directory / "config.json").exists()
+        if new and (source := self._open_source()):
+            self.reporter.say(source.line())
         self.stored: PyTree = ()
         self._warned = False
         self._open()
+
+    def _open_source(self) -> Pretrained | None:
+        """The run to start from, where there is one; it is looked at when it is needed."""
+        if self._source is None and self.config.from_run:
+            self._source = Pretrained(self.config, self.phases, self.dataset.fingerprint)
+        return self._source
 
     def _show_data(self, done: int, total: int) -> None:
         self.reporter.begin("data", total)
@@ -216,7 +242,7 @@ class Run:
         """Evaluation and checkpoint are done: write summary.json and tell the sinks."""
         records = read_metrics(self.directory / NAME)
         updates = {p.name: p.steps for p in self.phases if isinstance(p, Phase)}
-        updates["online"] = self.config.online_steps * self.config.utd
+        updates["online"] = self.position.step * self.config.utd
         agent = self.state.learned.agent
         summary = summarize(
             self.config, self.task, self.dataset, self.position, updates, agent, records
@@ -261,8 +287,19 @@ class Run:
         if evaluate:
             metrics |= self._evaluate()
         self._log_now(metrics)
+        if evaluate:
+            self._tell(metrics)
         if time.monotonic() - self._saved >= self.config.checkpoint_seconds:
             self._checkpoint()
+
+    def _tell(self, metrics: dict[str, np.ndarray]) -> None:
+        """Call back after an evaluation."""
+        p = self.position
+        if self._on_eval is None:
+            return
+        point = LogPoint(p.phase, p.step, p.total_steps, sum(p.seconds.values()))
+        if self._on_eval(point, metrics) and p.phase == "online":
+            self._ended = True
 
     def _check_losses(self, host: Accumulator) -> None:
         p, bad = self.position, host.bad_losses(self.config.seeds)
@@ -275,9 +312,16 @@ class Run:
             )
 
     def _evaluate(self) -> dict[str, np.ndarray]:
-        """Scores and returns of the policies; nothing without episodes or environments."""
+        """Scores and returns of the policies, and metrics of the held-out transitions.
+
+        The former need episodes and environments, the latter `validation_fraction`.
+        """
+        found = {}
+        if self._validation is not None:
+            agent = self.state.learned.agent
+            found = jax.tree.map(np.asarray, validate(self.setup, agent, self._validation))
         if self.config.eval_episodes == 0 or not self.environments.known:
-            return {}
+            return found
         policy, p = self._policy(), self.position
         try:
             returns = self.evaluator(policy)
@@ -293,11 +337,17 @@ class Run:
             )
         self.reporter.update(p.step, f"score {number(scores.mean())}")
         if self.config.save_policies and p.phase == "online":
-            with writing(self.directory / "policies"):
-                (self.directory / "policies").mkdir(exist_ok=True)
             policy.metadata["score"] = finite(scores.mean(1))
-            policy.save(self.directory / "policies" / f"step_{p.step:09d}.safetensors")
-        return {"score": scores.mean(1), "score_std": scores.std(1), "return": returns.mean(1)}
+            self._keep(policy)
+        own = {"score": scores.mean(1), "score_std": scores.std(1), "return": returns.mean(1)}
+        return own | found
+
+    def _keep(self, policy: Policy) -> None:
+        """Save a policy of the online phase under DIR/policies."""
+        path = policy_file(self.directory, self.position.step)
+        with writing(path.parent):
+            path.parent.mkdir(exist_ok=True)
+        policy.save(path)
 
     def stopped(self, fact: str, moment: str = "") -> RunStopped:
         """What ends a run whose environment failed: it can be resumed once that is mended."""

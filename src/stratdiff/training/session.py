@@ -82,10 +82,17 @@ class Session(OfflineRun):
 
     @property
     def done(self) -> bool:
-        """Whether all online steps have been observed."""
+        """Whether all online steps have been observed, or the run was ended."""
         p = self.position
         observed = p.step + (self._pending is not None) if p.phase == "online" else 0
-        return observed >= self.config.online_steps
+        return self._ended or observed >= self.config.online_steps
+
+    def end(self) -> None:
+        """End the run before its last step: it is `done`, and `finish` may be called.
+
+        Opening its directory again goes on to the last step, as after an interruption.
+        """
+        self._ended = True
 
     def act(self, obs: Any) -> np.ndarray:
         """The exploring action in `obs`, after learning from the step observed last.
@@ -237,6 +244,7 @@ class Session(OfflineRun):
             found = self._evaluate()
             if found:
                 self._log_now(found)
+                self._tell(found)
         self._loop = online.Loop(self.setup, self.state, self.data, self.stored)
         if p.totals:
             leaves, structure = jax.tree.flatten(self._loop.total)

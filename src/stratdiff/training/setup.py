@@ -8,7 +8,7 @@ from stratdiff.config import Config, fractions
 from stratdiff.data.dataset import Dataset
 from stratdiff.errors import UserError
 from stratdiff.splits import offline_like_count
-from stratdiff.tasks import Task, contradict
+from stratdiff.tasks import Task, contradict, facts
 from stratdiff.training.state import Setup
 
 
@@ -64,6 +64,13 @@ def check_data(task: Task, dataset: Dataset) -> None:
                 f"data set {dataset.name!r} has {what} of size {found} but environment "
                 f"{task.env_id!r} has size {expected}; give the --env that the data came from."
             )
+    unlike = facts(task.env_id).unlike_d4rl
+    if unlike and dataset.name.startswith("d4rl/"):
+        raise UserError(
+            f"data set {dataset.name!r} is D4RL's, and environment {task.env_id!r} {unlike}; "
+            "train on Minari's set of that environment (minari/D4RL/...), or give an environment "
+            "with D4RL's rewards and ends."
+        )
     if dataset.env_id and contradict(dataset.env_id, task.env_id):
         raise UserError(
             f"data set {dataset.name!r} was collected in {dataset.env_id!r}, not in environment "

@@ -1,7 +1,7 @@
-"""Finished phases, shared by runs that would compute the same.
+"""Finished phases on the disk: those of one run, and those shared by runs that compute the same.
 
 The variants of a comparison differ online; their seeds start from the same pre-trained agents. What
-a phase and those before it read decides its key, so a run that takes a phase from here ends as one
+a phase and those before it read decides its key, so a run that takes a phase from there ends as one
 that trained it.
 """
 
@@ -34,11 +34,12 @@ from stratdiff.files import (
 )
 from stratdiff.phases import Phase, StorePhase
 from stratdiff.reading import read_json, read_safetensors
+from stratdiff.training.state import named
 
 # What every phase reads: where, on which seeds, and how often it logs.
 _ALWAYS = (
     *("env", "env_kwargs", "env_spec", "max_episode_steps"),
-    *("recipe", "seeds", "log_interval", "normalize_states"),
+    *("recipe", "seeds", "log_interval", "normalize_states", "from_run", "validation_fraction"),
 )
 
 
@@ -52,6 +53,10 @@ class Finished:
     """The phase's log points, `time` counted from its start."""
     seconds: float
     """Wall time that it took."""
+    fingerprint: str
+    """Of the data."""
+    seeds: tuple[int, ...]
+    """Those of the arrays' leading axis."""
 
 
 def options_read(
@@ -71,8 +76,65 @@ def options_read(
     }
 
 
-class SharedPhases:
-    """A folder of finished phases."""
+class FinishedPhases:
+    """The finished phases of one run, each in a folder of its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def folder(self, phase: Phase | StorePhase) -> Path:
+        """Where the phase stands or will stand."""
+        return self._folder / phase.name
+
+    def read(self, phase: Phase | StorePhase) -> Finished:
+        """What the phase left.
+
+        Raises:
+            UserError, OSError, ValueError, TypeError, KeyError: it is not there, or damaged.
+        """
+        folder = self.folder(phase)
+        about = unsummed(read_json(folder / "phase.json", "finished phase"))
+        sums, seeds = about.pop("arrays"), tuple(about.pop("seeds"))
+        arrays, _ = read_safetensors(folder / "arrays.safetensors", "finished phase")
+        if {name: checksum(array) for name, array in arrays.items()} != sums:
+            raise ValueError(f"the checksum of {str(folder)!r} is another")
+        return Finished(arrays, seeds=seeds, **about)
+
+    def save(
+        self,
+        phase: Phase,
+        part: PyTree,
+        records: list[dict[str, Any]],
+        seconds: float,
+        fingerprint: str,
+        seeds: tuple[int, ...],
+    ) -> None:
+        """Keep a finished phase, unless it is there: another run may have been first.
+
+        Raises:
+            RunStopped: the folder cannot be written.
+        """
+        folder = self.folder(phase)
+        if folder.is_dir():
+            return
+        arrays = {name: np.ascontiguousarray(leaf) for name, leaf in named(part).items()}
+        about = {
+            "records": records,
+            "seconds": seconds,
+            "fingerprint": fingerprint,
+            "seeds": seeds,
+            "arrays": {name: checksum(array) for name, array in arrays.items()},
+        }
+        with writing(self._folder):
+            self._folder.mkdir(exist_ok=True)
+        with replacing(folder) as partial:
+            partial.mkdir()
+            (partial / "arrays.safetensors").write_bytes(save(arrays))
+            write_text(partial / "phase.json", json.dumps(summed(about)))
+
+
+class SharedPhases(FinishedPhases):
+    """A folder of finished phases of many runs."""
 
     def __init__(
         self,
@@ -82,7 +144,8 @@ class SharedPhases:
         fingerprint: str,
         versions: dict[str, str],
     ) -> None:
-        self._folder, self._config, self._phases = folder, config, phases
+        super().__init__(folder)
+        self._config, self._phases = config, phases
         self._about = {"fingerprint": fingerprint, "versions": versions}
 
     def folder(self, phase: Phase | StorePhase) -> Path:
@@ -105,41 +168,23 @@ class SharedPhases:
 
     def load(self, phase: Phase, template: PyTree) -> tuple[PyTree, Finished] | None:
         """(the part of the state, what the phase left); None: not there, or damaged."""
-        folder = self.folder(phase)
-        paths, structure = jax.tree_util.tree_flatten_with_path(template)
         try:
-            about = unsummed(read_json(folder / "phase.json", "shared phase"))
-            sums = about.pop("arrays")
-            arrays, _ = read_safetensors(folder / "arrays.safetensors", "shared phase")
-            found = Finished(arrays, **about)
-            leaves = [found.arrays[jax.tree_util.keystr(path)] for path, _ in paths]
-            if {name: checksum(array) for name, array in found.arrays.items()} != sums:
-                raise ValueError("its checksum is another")
+            found = self.read(phase)
+            return filled(template, found.arrays), found
         except (UserError, OSError, ValueError, TypeError, KeyError):
-            shutil.rmtree(folder, ignore_errors=True)  # damaged; it will be trained again
+            # Damaged; it will be trained again.
+            shutil.rmtree(self.folder(phase), ignore_errors=True)
             return None
-        part = jax.tree_util.tree_unflatten(structure, map(jax.numpy.array, leaves))
-        return part, found
 
-    def save(
-        self, phase: Phase, part: PyTree, records: list[dict[str, Any]], seconds: float
-    ) -> None:
-        """Keep a finished phase, unless it is there: another run may have been first.
 
-        Raises:
-            RunStopped: the folder cannot be written.
-        """
-        folder = self.folder(phase)
-        if folder.is_dir():
-            return
-        leaves, _ = jax.tree_util.tree_flatten_with_path(part)
-        arrays = {jax.tree_util.keystr(path): np.ascontiguousarray(leaf) for path, leaf in leaves}
-        sums = {name: checksum(array) for name, array in arrays.items()}
-        about = {"records": records, "seconds": seconds, "arrays": sums}
-        with replacing(folder) as partial:
-            partial.mkdir()
-            (partial / "arrays.safetensors").write_bytes(save(arrays))
-            write_text(partial / "phase.json", json.dumps(summed(about)))
+def filled(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
+    """A tree like `template`, its leaves taken from `arrays` by their paths.
+
+    Raises:
+        KeyError: one is missing.
+    """
+    leaves = [jax.numpy.array(arrays[name]) for name in named(template)]
+    return jax.tree_util.tree_unflatten(jax.tree.structure(template), leaves)
 
 
 def load_arrays(

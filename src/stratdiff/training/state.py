@@ -6,6 +6,7 @@ purpose, step), so there is no generator state to lose: see `stream`.
 
 import dataclasses
 import zlib
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -29,6 +30,12 @@ def stream(seed: Int[Array, ""], purpose: str, step: Int[Array, ""] | int = 0) -
     known = purpose in _PURPOSES
     number = _PURPOSES.index(purpose) if known else zlib.crc32(purpose.encode()) | 1 << 31
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), step)
+
+
+def named(tree: PyTree) -> dict[str, Any]:
+    """The leaves by their paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 class TrainState(eqx.Module):

@@ -73,6 +73,7 @@ def summarize(
         },
         "normalized": task.reference_returns is not None,
         "seeds": list(seeds),
+        "online_steps": position.step,
         "dataset": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,

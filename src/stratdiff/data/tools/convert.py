@@ -1,4 +1,4 @@
-"""Write the package's HDF5 from data that was collected elsewhere."""
+"""Write the package's HDF5, or a Minari data set, from data that was collected elsewhere."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ import numpy as np
 
 from stratdiff import reading
 from stratdiff.data import dataset, hdf5, layouts, sources
-from stratdiff.data.dataset import REQUIRED
-from stratdiff.data.tools import log
+from stratdiff.data.dataset import REQUIRED, Dataset
+from stratdiff.data.tools import log, to_minari
 from stratdiff.errors import UserError
 from stratdiff.tasks import find_task
 
@@ -42,14 +42,15 @@ def from_arrays(
     hdf5.write(path, arrays, env_id or "", metadata)
 
 
-def convert(source: str, out: str, env: str = "", keys: Sequence[str] = ()) -> str:
-    """Write the HDF5 file `out` from another data set, file or a Recorder's log.
+def convert(source: str | Dataset, out: str, env: str = "", keys: Sequence[str] = ()) -> str:
+    """Write an HDF5 file or a Minari data set from other data.
 
     `source`: an HDF5 or .npz file of any layout that can be understood (see `data.layouts`), where
-    `keys` (`terminals=dones`) say what its arrays are; a name whose source keeps no HDF5 files
-    itself, such as `minari/<dataset id>`; or the .partial file that a Recorder left. `env`: the
-    environment's id, where the source names none or another. Transitions in no time order are put
-    into one.
+    `keys` (`terminals=dones`) say what its arrays are; a name of `stratdiff data list`, such as
+    `minari/<dataset id>`; the .partial file that a Recorder left; or a data set in memory. `out`:
+    the HDF5 file, or `minari/<dataset id>` of Minari's local store (see `to_minari.write`).
+    `env`: the environment's id, where the source names none or another. Transitions in no time
+    order are put into one.
 
     Returns:
         In words, what was not read by D4RL's names.
@@ -57,27 +58,34 @@ def convert(source: str, out: str, env: str = "", keys: Sequence[str] = ()) -> s
     Raises:
         UserError: `out` exists, the source cannot be read, or it does not fit `env`.
     """
-    path = Path(out)
-    if path.exists():
+    if to_minari.is_one(out):
+        to_minari.check_new(out)
+    elif Path(out).exists():
         raise UserError(f"{out!r} already exists; give another OUT, or remove it first.")
+    where = f"source {source!r}" if isinstance(source, str) else f"data set {source.name!r}"
     arrays, env_id, metadata, note = _read(source, dict(key.partition("=")[::2] for key in keys))
-    arrays = _checked(arrays, f"source {source!r}")
+    arrays = _checked(arrays, where)
     if env:
         task = find_task(env)
         for key, size in (("observations", task.obs_dim), ("actions", task.action_dim)):
             if arrays[key].shape[1] != size:
                 raise UserError(
-                    f"source {source!r} has {key} of size {arrays[key].shape[1]} but environment "
+                    f"{where} has {key} of size {arrays[key].shape[1]} but environment "
                     f"{env!r} has size {size}; give the --env that the data came from."
                 )
-    hdf5.write(path, arrays, env or env_id, metadata)
+    if to_minari.is_one(out):
+        to_minari.write(out, arrays, env or env_id, metadata)
+    else:
+        hdf5.write(out, arrays, env or env_id, metadata)
     return note
 
 
 def _read(
-    source: str, keys: dict[str, str]
+    source: str | Dataset, keys: dict[str, str]
 ) -> tuple[dict[str, np.ndarray], str, Mapping[str, Any], str]:
     """(arrays of the file, environment's id or "", metadata, what was not read by D4RL's names)."""
+    if isinstance(source, Dataset):
+        return *_rows(source), ""
     if source.endswith(".npz"):
         arrays, note = _read_npz(source, keys)
         return arrays, "", {"name": Path(source).name.encode(errors="replace").decode()}, note
@@ -88,18 +96,21 @@ def _read(
         arrays, note = hdf5.read_layout(source, keys, order=True)
         about = hdf5.read_attributes(source)
         return arrays, str(about.pop("env_id", "")), about, note
-    own = sources.source_of(source)
-    if own is None or own.keeps_hdf5:
+    if sources.source_of(source) is None:
         raise UserError(
-            f"{source!r} cannot be converted; give minari/ and an id, an HDF5 or .npz file, or the "
-            ".partial file of a Recorder."
+            f"{source!r} cannot be converted; give a name of `stratdiff data list`, an HDF5 or "
+            ".npz file, the .partial file of a Recorder, or RUN/replay."
         )
-    found = sources.load(source)
+    return *_rows(sources.load(source)), ""
+
+
+def _rows(found: Dataset) -> tuple[dict[str, np.ndarray], str, Mapping[str, Any]]:
+    """(arrays, environment's id or "", metadata) of a data set in memory."""
     timeouts = found.ends.copy()
     timeouts[found.transitions] = False
     columns = (found.observations, found.actions, found.rewards, found.terminals)
     arrays = dict(zip(REQUIRED, columns, strict=True), timeouts=timeouts)
-    return arrays, found.env_id or "", found.metadata, ""
+    return arrays, found.env_id or "", found.metadata
 
 
 def _read_npz(source: str, keys: dict[str, str]) -> tuple[dict[str, np.ndarray], str]:
