@@ -95,6 +95,7 @@ def _of_train() -> Iterator[Option]:
     for kind in (_Start, RunOptions, *_options(SCORES), *_options(SPLITS)):
         for name, hint in _of_dataclass(kind):
             yield name, Literal[names[name]] if name in names else hint
+    yield "from", str  # as people write --from-run
     for name in AGENTS.names():
         agent = AGENTS.find(name)
         yield from _of_dataclass(agent.options, f"{agent.name}.")
