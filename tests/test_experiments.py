@@ -216,7 +216,7 @@ def test_missing_cells_are_run_and_a_failed_one_stops_no_other(spec, tmp_path, c
     for name in ("base", "guided", "support"):
         assert (out / "point" / name / "summary.json").is_file()
     # `wild` has a base phase of its own, the other two take that of `base`; one behaviour model.
-    taken = [x.split()[0] for x in capfd.readouterr().err.splitlines() if "taken from" in x]
+    taken = [x.split()[1] for x in capfd.readouterr().err.splitlines() if "taken from" in x]
     assert sorted(taken) == ["base", "base", "behaviour"]
     assert len(said) == 5 and said[0] == "4 cells: 0 done before, 0 that cannot be run"
 

@@ -23,6 +23,8 @@ from stratdiff.training.shared import options_read
 
 # What XLA and NumPy's matrix products take their number of threads from.
 _THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# The share of a GPU's memory that a process takes at once; JAX's own is 0.75.
+_MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 # Seconds that the processes of cells have for their last checkpoints.
 _GRACE = 60.0
 
@@ -60,7 +62,12 @@ def side_by_side(
     heard: SimpleQueue[tuple[str, list[Any]]] = SimpleQueue()
     cores = _parts(jobs)
     if jobs > 1:  # the bits of a run depend on the number of threads, not on that of the cores
-        env = {key: os.environ.get(key, str(_cores())) for key in _THREADS} | env
+        env = (
+            dict.fromkeys(_THREADS, str(_cores()))
+            | {_MEMORY: f"{0.75 / jobs:.2f}"}
+            | {**os.environ}
+            | env
+        )
 
     def listen(name: str, child: Child) -> None:
         assert child.stdout is not None

@@ -73,12 +73,13 @@ def test_plain_lines_come_every_half_minute(clock, capsys):
         shown.tell("point/a", ["update", 500, "score 7.5"])
         shown.tell("point/a", ["update", 501, ""])
     assert capsys.readouterr().err.splitlines() == [
+        "point/a: data       39 transitions",
         "point/a: warning: no time limit",
         "0 done, 1 running, 1 left: about 19 min; now point/a base 500/1,000 score 7.5",
     ]
 
 
-def test_a_terminal_gets_a_table(clock, monkeypatch):
+def test_a_terminal_gets_a_table(clock, monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
     names = [f"halfcheetah-medium-replay/calql-support-rho=0.{i}" for i in range(9)]
@@ -90,11 +91,13 @@ def test_a_terminal_gets_a_table(clock, monkeypatch):
             shown.tell(names[1], ["begin", "online", 12000, 0])
             shown.tell(names[1], ["update", 3000, "score 31.2"])
             shown.tell(names[1], ["left", 5400.0])
+            shown.tell(names[1], ["say", "data       39 transitions"])
         stream.flush()
         text = read()
     for words in ("28.2 -> 31.4", "online 3,000/12,000", "31.2", "about 1.5 h", "is left"):
         assert words in text, words
     assert "1 done, 2 running, 6 left" in text and "and 1 more" in text
+    assert "39 transitions" not in text + "".join(capsys.readouterr())
 
 
 def test_durations_are_no_more_exact_than_an_estimate():

@@ -84,7 +84,7 @@ class Board:
             self._left.remove(name)
             self._rows[name] = _Row()
         elif kind == "say":
-            if what[0].startswith("warning"):
+            if not self._watched or what[0].startswith("warning"):
                 print(f"{name}: {what[0]}", file=sys.stderr)
         else:
             self._rows[name].tell(kind, what)
