@@ -62,12 +62,8 @@ def side_by_side(
     heard: SimpleQueue[tuple[str, list[Any]]] = SimpleQueue()
     cores = _parts(jobs)
     if jobs > 1:  # the bits of a run depend on the number of threads, not on that of the cores
-        env = (
-            dict.fromkeys(_THREADS, str(_cores()))
-            | {_MEMORY: f"{0.75 / jobs:.2f}"}
-            | {**os.environ}
-            | env
-        )
+        own = dict.fromkeys(_THREADS, str(_cores())) | {_MEMORY: f"{0.75 / jobs:.2f}"}
+        env = {key: os.environ.get(key, value) for key, value in own.items()} | env
 
     def listen(name: str, child: Child) -> None:
         assert child.stdout is not None
