@@ -1,7 +1,7 @@
 """Time of one action of an exported policy: `python -m benchmarks.latency [RUN]`.
 
-Without a run it is a policy of the paper's size for HalfCheetah with random weights. Median and 99th
-percentile of single calls, on one thread.
+Without a run it is a policy of the paper's size for HalfCheetah with random weights. Median and
+99th percentile of single calls, on one thread.
 """
 
 import os

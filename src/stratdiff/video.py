@@ -5,6 +5,7 @@ process of its own, because a broken driver ends the process that asks it.
 """
 
 import contextlib
+import errno
 import functools
 import itertools
 import math
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from stratdiff import process
 from stratdiff.envs.identity import OUTSIDE
 from stratdiff.errors import BadEnvironment, RunStopped, UserError, last_line
 from stratdiff.files import replacing
@@ -212,6 +214,7 @@ def _episode(
     obs, _ = env.reset(seed=seed)
     total, step, over = 0.0, 0, False
     while True:
+        process.honour()
         if over or step % every == 0:
             said = [caption] if caption else []
             said += [f"step {step}", f"return {total:.1f}"]
@@ -261,20 +264,28 @@ def _side_by_side(scenes: list[Iterator[Frame]]) -> Iterator[Frame]:
 
 
 def _write_mp4(path: Path, pictures: Iterator[Frame], speed: float) -> None:
-    import imageio_ffmpeg
+    """Through ffmpeg, started here: imageio-ffmpeg's own writer forks, which JAX warns of."""
+    from imageio_ffmpeg import get_ffmpeg_exe
 
     first = next(pictures)
-    options: dict[str, Any] = {"codec": "libx264", "quality": 7, "macro_block_size": 2}
-    options["ffmpeg_log_level"] = "quiet"
-    options["output_params"] = ["-f", "mp4", "-movflags", "+faststart"]
-    size = first.shape[1], first.shape[0]
-    writer = imageio_ffmpeg.write_frames(str(path), size, fps=speed, **options)
-    try:
-        writer.send(None)
-        for picture in itertools.chain([first], pictures):
-            writer.send(np.ascontiguousarray(picture))
-    finally:
-        writer.close()
+    size = f"{first.shape[1]}x{first.shape[0]}"
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(speed), "-i", "-"]
+    form = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4"]
+    command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *form, str(path)]
+    pipe = subprocess.PIPE
+    # A signal from the terminal is ours.
+    with subprocess.Popen(command, stdin=pipe, stderr=pipe, start_new_session=True) as ffmpeg:
+        assert ffmpeg.stdin is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it says why
+                for picture in itertools.chain([first], pictures):
+                    ffmpeg.stdin.write(picture.tobytes())
+            said = ffmpeg.communicate()[1].decode(errors="replace")
+        except BaseException:
+            ffmpeg.kill()
+            raise
+    if ffmpeg.returncode:
+        raise OSError(errno.EIO, (said.strip().splitlines() or ["ffmpeg failed"])[-1])
 
 
 def _write_gif(path: Path, pictures: Iterator[Frame], speed: float) -> None:

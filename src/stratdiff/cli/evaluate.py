@@ -7,7 +7,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from stratdiff import hub
+from stratdiff import hub, process
 from stratdiff.cli.parsing import Trust, parse
 from stratdiff.errors import UserError
 from stratdiff.policy import Policy
@@ -50,6 +50,7 @@ def main(args: list[str]) -> int:
         config = run_config(directory)
         seed = config.seeds[0] if parsed.seed is None else parsed.seed
         policies = {"": Policy.load(directory / "policy.safetensors")}
-        film(Path(parsed.video), config.environment, policies, [episode_seed(seed, 1, 0)])
+        with process.deferring():
+            film(Path(parsed.video), config.environment, policies, [episode_seed(seed, 1, 0)])
         print(parsed.video)
     return 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from stratdiff import process
 from stratdiff.cli.parsing import Trust, parse
 from stratdiff.errors import UserError
 from stratdiff.policy import Policy, policy_file
@@ -61,7 +62,8 @@ def main(args: list[str]) -> int:
 
     episodes = [episode_seed(seed, 1, e) for e in range(parsed.episodes)]
     try:
-        film(out, config.environment, policies, episodes, show)
+        with process.deferring():  # not while the renderer is set up
+            film(out, config.environment, policies, episodes, show)
     finally:
         reporter.end()
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
