@@ -337,6 +337,7 @@ def shared_phases(folder, fingerprint="data", versions="1"):
 
 PART = {"w": jnp.arange(6.0).reshape(2, 3), "more": (jnp.asarray([7], jnp.int32),)}
 TEMPLATE = jax.tree.map(jnp.zeros_like, PART)
+ABOUT = "data", (0, 1)
 RECORDS = [{"step": 10, "time": 0.5, "critic_loss": [1.0, 2.0]}]
 
 
@@ -344,23 +345,24 @@ def test_a_finished_phase_is_found_again(tmp_path):
     shared, phase = shared_phases(tmp_path)
     assert shared.load(phase, TEMPLATE) is None
     with shared.turn(phase):
-        shared.save(phase, PART, RECORDS, 12.5)
+        shared.save(phase, PART, RECORDS, 12.5, *ABOUT)
     part, left = shared_phases(tmp_path)[0].load(phase, TEMPLATE)
     assert jax.tree.structure(part) == jax.tree.structure(PART)
     for found, kept in zip(*map(jax.tree.leaves, (part, PART)), strict=True):
         assert found.dtype == kept.dtype
         np.testing.assert_array_equal(found, kept)
     assert (left.records, left.seconds) == (RECORDS, 12.5)
+    assert (left.fingerprint, left.seeds) == ABOUT
     # Nothing half written stands beside it.
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [shared.folder(phase).name]
     # What is there is kept: another run was first.
-    shared.save(phase, TEMPLATE, [], 1.0)
+    shared.save(phase, TEMPLATE, [], 1.0, *ABOUT)
     assert shared.load(phase, TEMPLATE)[1].seconds == 12.5
 
 
 def test_other_data_or_versions_are_another_phase(tmp_path):
     shared, phase = shared_phases(tmp_path)
-    shared.save(phase, PART, RECORDS, 12.5)
+    shared.save(phase, PART, RECORDS, 12.5, *ABOUT)
     for other in (shared_phases(tmp_path, "more data"), shared_phases(tmp_path, versions="2")):
         assert other[0].folder(phase) != shared.folder(phase)
         assert other[0].load(phase, TEMPLATE) is None
@@ -388,17 +390,17 @@ def flip(path, place):
 )
 def test_a_damaged_phase_is_trained_again(tmp_path, damage):
     shared, phase = shared_phases(tmp_path)
-    shared.save(phase, PART, RECORDS, 12.5)
+    shared.save(phase, PART, RECORDS, 12.5, *ABOUT)
     damage(shared.folder(phase))
     assert shared.load(phase, TEMPLATE) is None
     assert not shared.folder(phase).exists()
-    shared.save(phase, PART, RECORDS, 3.0)
+    shared.save(phase, PART, RECORDS, 3.0, *ABOUT)
     assert shared.load(phase, TEMPLATE)[1].seconds == 3.0
 
 
 def test_a_part_with_other_arrays_is_trained_again(tmp_path):
     shared, phase = shared_phases(tmp_path)
-    shared.save(phase, PART, RECORDS, 12.5)
+    shared.save(phase, PART, RECORDS, 12.5, *ABOUT)
     assert shared.load(phase, TEMPLATE | {"new": jnp.zeros(2)}) is None
 
 
