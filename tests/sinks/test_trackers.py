@@ -237,6 +237,7 @@ def wandb_records(path):
 
 def wandb_history(directory):
     """(config, rows of the history) of the one offline run of a run's directory."""
+    sys.modules["wandb"].teardown()  # its own process has written everything
     (path,) = (directory / "wandb").glob("offline-run-*/*.wandb")
     config, rows = {}, []
     for record in wandb_records(path):
