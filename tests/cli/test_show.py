@@ -5,6 +5,7 @@ import json
 import runs
 
 from stratdiff.cli import main
+from stratdiff.cli.show import lines
 
 
 def shown(directory, capsys):
@@ -27,6 +28,12 @@ def test_a_finished_run(small_run, capsys):
     ):
         assert words in text, words
     assert "--discount" not in text and "--score" not in text
+
+
+def test_a_run_that_was_ended_early(small_run):
+    summary = {**small_run.summary, "online_steps": 40}
+    text = "\n".join(lines(small_run.directory, small_run.config, [], summary))
+    assert "finished after 40 of 120 online steps, with" in text
 
 
 def test_it_is_one_screen(small_run, capsys, monkeypatch):

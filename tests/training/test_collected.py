@@ -61,6 +61,19 @@ def test_the_environment_gives_what_is_written(small_run, tmp_path):
         assert file.attrs["name"] == "run/replay"
 
 
+@pytest.mark.slow
+def test_the_units_are_those_of_the_data_that_were_learned_from(tiny, tmp_path):
+    """With trajectories held out, states are normalised by the others."""
+    config = tiny(
+        score="none", offline_steps=20, online_steps=20, log_interval=20, eval_episodes=0,
+        validation_fraction=0.5,
+    )  # fmt: skip
+    run = stratdiff.train(config, tmp_path / "run", reporter=runs.QUIET)
+    dataset = collected.collected(run.directory)
+    obs, _ = gymnasium.make("PointMass-v0").reset(seed=episode_seed(0, 0, 0))
+    np.testing.assert_allclose(dataset.observations[0], obs, rtol=1e-5, atol=1e-6)
+
+
 def test_a_buffer_that_has_run_over():
     """Rows in time order, the oldest episode without its beginning; nothing joined or lost."""
     ends = [(2, True), (4, False), (3, True), (1, False), (2, False)]  # length, terminal

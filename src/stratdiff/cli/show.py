@@ -77,7 +77,10 @@ def lines(
     ]
     if summary:
         version = summary["versions"]["stratdiff"]
-        out += [f"state      finished, with {summary['device']}, stratdiff {version}"]
+        done = summary.get("online_steps", config.online_steps)
+        early = f" after {done:,} of {config.online_steps:,} online steps"
+        how = "finished" + early * (done < config.online_steps)
+        out += [f"state      {how}, with {summary['device']}, stratdiff {version}"]
     else:
         last = records[-1] if records else None
         where = f"{last['phase']} step {last['step']:,}" if last else "no log point yet"

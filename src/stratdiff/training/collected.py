@@ -70,7 +70,8 @@ def collected(
     parts = [_in_time_order({key: x[i] for key, x in buffer.items()}) for i in wanted]
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     if config.normalize_states:
-        mean, std = (x.astype(np.float64) for x in dataset.normalizer())
+        learned_from, _ = dataset.hold_out(config.validation_fraction)
+        mean, std = (x.astype(np.float64) for x in learned_from.normalizer())
         arrays["observations"] = (arrays["observations"] * std + mean).astype(np.float32)
     units = algorithm.agent.reward_units(config.recipe, scale)
     rewards = (arrays["rewards"].astype(np.float64) - units.shift) / units.scale
