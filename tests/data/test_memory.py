@@ -56,6 +56,7 @@ print(json.dumps({"grown": memory("VmHWM:") - before, "in_place": in_place}))
 """
 
 
+@pytest.mark.slow
 def test_a_large_set_is_in_memory_once(tmp_path):
     """Without the training itself: what that takes does not depend on the rows, but varies."""
     if not Path("/proc/self/status").exists():

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import pytest
 import runs
 
 import stratdiff
@@ -18,6 +19,7 @@ def example():
     return module.main
 
 
+@pytest.mark.slow
 def test_a_run_ends_at_the_evaluation_that_is_good_enough(small_run, tiny, tmp_path):
     points = runs.log_points(small_run.directory)
     online = {p["step"]: p["score"][0] for p in points if p["phase"] == "online" and "score" in p}

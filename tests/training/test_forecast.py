@@ -64,6 +64,7 @@ def test_the_sums_are_those_of_the_parts(any_run, monkeypatch, tiny, tmp_path):
     assert timed == [("base", 20, False), ("behaviour", 20, False), ("energy", 20, True)]
 
 
+@pytest.mark.slow
 def test_the_bits_do_not_depend_on_it(any_run, small_run, tmp_path):
     with (tmp_path / "said").open("w+") as stream:
         result = loop.train(small_run.config, tmp_path / "run", reporter=Reporter(stream))
@@ -82,6 +83,7 @@ def test_the_bits_do_not_depend_on_it(any_run, small_run, tmp_path):
     assert re.fullmatch(rf"time +about {part} on this machine \(online {part}\)\n", said[1])
 
 
+@pytest.mark.slow
 def test_a_run_of_seconds_has_none_and_what_is_shared_takes_no_time(
     small_run, monkeypatch, tmp_path
 ):

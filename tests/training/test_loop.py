@@ -151,6 +151,7 @@ def fresh():
     Counted.made = Counted.steps = Counted.closed = 0
 
 
+@pytest.mark.slow
 def test_one_object_trains_one_seed_without_a_second_environment(tiny, tmp_path):
     config = tiny(score="none", eval_episodes=0, env="")
     result = stratdiff.train(config, tmp_path / "run", env=Counted(), reporter=runs.QUIET)

@@ -126,12 +126,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
 
 def test_networks_of_another_size_and_damage_are_named(small_run, tiny, tmp_path):
     sizes = {**runs.TINY["iql"], "critic_hidden": [9, 9]}
-    with pytest.raises(UserError, match=r"networks do not fit .*found float32\[8.*expected"):
+    with pytest.raises(
+        UserError, match=r"'base', .*critic.*: found float32\[.*8\], expected float32\[.*9\]"
+    ):
         stratdiff.train(
             tiny(from_run=str(small_run.directory), iql=sizes),
             tmp_path / "run",
             reporter=runs.QUIET,
         )
+    assert not (tmp_path / "run").exists()
     damaged = runs.copy(small_run, tmp_path / "damaged")
     path = damaged / "pretrained" / "base" / "phase.json"
     table = json.loads(path.read_text())

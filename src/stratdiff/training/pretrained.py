@@ -9,8 +9,9 @@ from jaxtyping import Int, PyTree
 from stratdiff.config import Config, flat_options, read_config
 from stratdiff.errors import UserError, some
 from stratdiff.phases import Phase, StorePhase
+from stratdiff.training.pretrain import trained_part
 from stratdiff.training.shared import Finished, FinishedPhases, filled, options_read
-from stratdiff.training.state import named
+from stratdiff.training.state import TrainState, named
 
 FOLDER = "pretrained"
 # What the pre-trained networks mean depends on these.
@@ -87,6 +88,27 @@ class Pretrained:
                 "back from a copy, or train anew without --from."
             ) from error
 
+    def check_sizes(self, one: TrainState) -> None:
+        """Check that the networks fit; `one`: shapes of one seed's state.
+
+        Raises:
+            UserError: they have other sizes, or a phase is damaged.
+        """
+        for phase in self._phases:
+            if not (isinstance(phase, Phase) and self.has(phase)):
+                continue
+            there, here = self._read(phase).arrays, named(trained_part(one, phase))
+            found = {name: f"{array.dtype}{list(array.shape[1:])}" for name, array in there.items()}
+            wanted = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in here.items()}
+            for name in sorted(wanted.keys() | found.keys()):
+                if wanted.get(name) != found.get(name):
+                    raise UserError(
+                        f"{self._where}: its networks do not fit (phase {phase.name!r}, {name}: "
+                        f"found {found.get(name, 'nothing')}, expected "
+                        f"{wanted.get(name, 'nothing')}); give the sizes that it was pre-trained "
+                        "with, or train anew without --from."
+                    )
+
     def line(self) -> str:
         """Where this run starts from, and which options differ, in a line."""
         here, there = flat_options(self._config), flat_options(self._there)
@@ -120,21 +142,12 @@ class Pretrained:
         None: it has to be trained.
 
         Raises:
-            UserError: it is damaged, or its networks have other sizes.
+            UserError: it is damaged.
         """
         if not self.has(phase):
             return None
         found = self._read(phase)
         arrays = {name: array[self._order] for name, array in found.arrays.items()}
-        wanted = {name: (leaf.shape, leaf.dtype) for name, leaf in named(template).items()}
-        kept = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-        for name in wanted.keys() | kept.keys():
-            if wanted.get(name) != kept.get(name):
-                raise UserError(
-                    f"{self._where}: its networks do not fit (phase {phase.name!r}, {name}: found "
-                    f"{_shape(kept.get(name))}, expected {_shape(wanted.get(name))}); give the "
-                    "sizes that it was pre-trained with, or train anew without --from."
-                )
         records = [
             {key: _of_seeds(value, self._order) for key, value in record.items()}
             for record in found.records
@@ -151,7 +164,3 @@ class Pretrained:
 
 def _of_seeds(value: object, order: Int[np.ndarray, " seeds"]) -> object:
     return [value[i] for i in order] if isinstance(value, list) else value
-
-
-def _shape(found: tuple | None) -> str:
-    return "nothing" if found is None else f"{found[1]}{list(found[0][1:])}"

@@ -135,6 +135,9 @@ class Run:
         self._source: Pretrained | None = None
         new = not (self.directory / "config.json").exists()
         if new and (source := self._open_source()):
+            # A part from outside may make its arrays with NumPy, and tell no shapes beforehand.
+            with contextlib.suppress(jax.errors.JAXTypeError):
+                source.check_sizes(self.setup.shapes())
             self.reporter.say(source.line())
         self.stored: PyTree = ()
         self._warned = False
