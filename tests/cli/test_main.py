@@ -122,6 +122,7 @@ def colours(value, *args):
     return re.findall(rb"\x1b\[[0-9;]*3[0-9][0-9;]*m", text)
 
 
+@pytest.mark.slow
 def test_no_color_takes_the_colours_out():
     """Also of what tyro prints: help, and errors of the command line."""
     assert colours("", "resume") != []

@@ -32,7 +32,7 @@ def test_a_finished_run(small_run, capsys):
 
 def test_a_run_that_was_ended_early(small_run):
     summary = {**small_run.summary, "online_steps": 40}
-    text = "\n".join(lines(small_run.directory, small_run.config, [], summary))
+    text = "\n".join(lines(small_run.directory, small_run.config, [], summary, 80))
     assert "finished after 40 of 120 online steps, with" in text
 
 

@@ -32,6 +32,7 @@ class Expecting(Reporter):
         self.expected.append(seconds)
 
 
+@pytest.mark.slow
 def test_the_sums_are_those_of_the_parts(any_run, monkeypatch, tiny, tmp_path):
     timed = []
 
