@@ -31,7 +31,6 @@ from stratdiff.options import (
     check,
     flat,
     from_table,
-    takes_list,
     value_of,
 )
 from stratdiff.presets import PRESETS, PROTOCOLS, RECIPES, override, translated
@@ -374,35 +373,6 @@ def table_to_config(table: dict[str, Any], where: str) -> Config:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     return config
-
-
-# Options that decide which other options there are.
-CHOICES = ("protocol", "base", "score", "split")
-
-
-def is_list(options: dict[str, Any], name: str) -> bool | None:
-    """Whether the option `name` (dotted) is itself a list in a run of these options.
-
-    None: the parts that these options choose have no option of this name.
-    """
-    if name in CHOICES:
-        return False
-    of_protocol = PROTOCOLS.get(str(options.get("protocol", "stratdiff")), {})
-    base, score, split = (
-        str(options.get(key) or of_protocol.get(key) or getattr(RunOptions, key))
-        for key in CHOICES[1:]
-    )
-    agent = AGENTS.find(base)
-    of_agent = agent.options if name.startswith(f"{agent.name}.") else NoOptions
-    for kind, own in (
-        (RunOptions, name),
-        (of_agent, name.removeprefix(f"{agent.name}.")),
-        (SCORES.find(score).options, name),
-        (split_class(split, score).options, name),
-    ):
-        if (found := takes_list(kind, own)) is not None:
-            return found
-    return None
 
 
 def flat_options(config: Config) -> dict[str, Any]:

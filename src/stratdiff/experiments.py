@@ -13,20 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from stratdiff import registry
+from stratdiff.agents.base import AGENTS
 from stratdiff.cells import Cell, on_ray, side_by_side
-from stratdiff.config import CHOICES, config_of, difference, is_list, read_config
+from stratdiff.config import RunOptions, config_of, difference, read_config
 from stratdiff.data.sources import absolute, check
 from stratdiff.errors import UserError, nearest
 from stratdiff.files import MARK, marking
-from stratdiff.options import flat
-from stratdiff.presets import override
+from stratdiff.options import NoOptions, flat, takes_list
+from stratdiff.presets import PROTOCOLS, override
 from stratdiff.reading import SMALL, read_table, read_toml
+from stratdiff.scores.base import SCORES
 from stratdiff.sinks.board import Board
 from stratdiff.sinks.progress import number
+from stratdiff.splits import split_class
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 # A slip of the pen, such as ten lists of ten values, ends here.
 _MOST = 1000
+# Options that decide which other options there are.
+_CHOICES = ("protocol", "base", "score", "split")
 _KEYS = ("preset", "seeds", "options", "tasks", "variants")
 
 
@@ -126,9 +131,9 @@ def _combinations(
         override(options, table)
     given, of_variant = flat(options), flat(own)
     # What decides which other options there are comes first.
-    for option in sorted({**of_variant, **given}, key=lambda option: option not in CHOICES):
+    for option in sorted({**of_variant, **given}, key=lambda option: option not in _CHOICES):
         values = given[option]
-        if not isinstance(values, list) or is_list(options, option) is not False:
+        if not isinstance(values, list) or _is_list(options, option) is not False:
             continue
         said = f"{option} is {values!r}"
         if option not in of_variant:
@@ -142,6 +147,31 @@ def _combinations(
             yield from _combinations(f"{name}-{option}={_word(value)}", one, others)
         return
     yield name, own
+
+
+def _is_list(options: dict[str, Any], name: str) -> bool | None:
+    """Whether the option `name` (dotted) is itself a list in a run of these options.
+
+    None: the parts that these options choose have no option of this name.
+    """
+    if name in _CHOICES:
+        return False
+    of_protocol = PROTOCOLS.get(str(options.get("protocol", "stratdiff")), {})
+    base, score, split = (
+        str(options.get(key) or of_protocol.get(key) or getattr(RunOptions, key))
+        for key in _CHOICES[1:]
+    )
+    agent = AGENTS.find(base)
+    of_agent = agent.options if name.startswith(f"{agent.name}.") else NoOptions
+    for kind, own in (
+        (RunOptions, name),
+        (of_agent, name.removeprefix(f"{agent.name}.")),
+        (SCORES.find(score).options, name),
+        (split_class(split, score).options, name),
+    ):
+        if (found := takes_list(kind, own)) is not None:
+            return found
+    return None
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:

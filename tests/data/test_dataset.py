@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stratdiff.data.dataset import (
     Dataset,
+    finish_rows,
     from_arrays,
     returns_to_go,
     transition_rows,
@@ -340,6 +341,11 @@ def test_held_out_trajectories_are_whole_and_nothing_is_lost():
             assert all(side <= starts or not side & starts for side in sides)
         again = dataset.hold_out(fraction)[1]
         assert again.fingerprint == held.fingerprint
+    # A row that only closes a file is no trajectory.
+    ended = {key: values[:3] for key, values in arrays.items()}
+    twice = {key: np.concatenate([values, values]) for key, values in ended.items()}
+    sizes = [len(part) for part in from_arrays("two", finish_rows(twice)).hold_out(0.5)]
+    assert sizes == [3, 3]
     own, nothing = dataset.hold_out(0.0)
     assert own is dataset and nothing is None
     with pytest.raises(UserError, match=r"has 3 trajectories, of which --validation-fraction 0\.9"):

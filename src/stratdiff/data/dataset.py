@@ -129,8 +129,9 @@ class Dataset:
         # Rows after the last end belong to a trajectory that was cut off.
         number = np.zeros(len(self.ends), np.int64)
         np.cumsum(self.ends[:-1], out=number[1:])
-        n = int(number[-1]) + 1
-        order = np.random.default_rng(0).permutation(n)
+        whole = np.unique(number[self.transitions])  # not the row that closes a file
+        n = len(whole)
+        order = np.random.default_rng(0).permutation(whole)
         held = np.isin(number, order[: max(round(fraction * n), 1)])
         parts = self._rows(~held), self._rows(held)
         if not all(map(len, parts)):

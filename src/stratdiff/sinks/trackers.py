@@ -4,6 +4,7 @@ metrics.jsonl is a run's record and is written first. A tracker is filled from i
 opened, so it has every log point once, however often the run was cut off.
 """
 
+import abc
 import importlib
 import re
 import secrets
@@ -70,7 +71,7 @@ def run_id(directory: Path) -> str:
     return text
 
 
-class Tracker:
+class Tracker(abc.ABC):
     """A `Sink` that hands a run to a tracker.
 
     A tracker that cannot be opened stops the run before it trains. One that fails later is left
@@ -90,21 +91,21 @@ class Tracker:
         self.finished = False
         self._failed = False
 
+    @abc.abstractmethod
     def begin(self) -> None:
         """Open the tracker; what it has of an earlier part of the run may go or stay."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def write(self, point: LogPoint, values: list[tuple[int | None, str, float]]) -> None:
         """Add a log point: (seed, or None for the mean over seeds; `phase/metric`; value)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def show(self, pictures: dict[str, Path]) -> None:
         """Add the pictures of a finished run."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def end(self) -> None:
         """Close the tracker; it may never have been opened."""
-        raise NotImplementedError
 
     def rewind(self, points: int, total_step: int) -> None:
         """Open the tracker, and give it the log points of metrics.jsonl that it lacks.
