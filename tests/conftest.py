@@ -25,6 +25,7 @@ from jaxtyping import install_import_hook
 install_import_hook("stratdiff", "beartype.beartype")
 
 import pytest
+from filelock import FileLock
 
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS))
@@ -50,25 +51,41 @@ def pytest_sessionfinish(session):
 
 
 @pytest.fixture(scope="session")
-def data_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "clumsy.hdf5"
-    hdf5.write(path, pointmass.make_arrays(episodes=20), pointmass.ENV)
+def common(tmp_path_factory):
+    """A folder that the workers share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_file(common):
+    path = common / "clumsy.hdf5"
+    with FileLock(common / "data.lock"):
+        if not path.exists():
+            hdf5.write(path, pointmass.make_arrays(episodes=20), pointmass.ENV)
     return path
 
 
 @pytest.fixture(scope="session")
-def small_run(data_file, tmp_path_factory):
+def small_run(data_file, common):
     """A whole run of `runs.TINY` that keeps its policies; copy its directory before changing it."""
     config = make_config(**(runs.TINY | {"dataset": str(data_file), "save_policies": True}))
-    out = tmp_path_factory.mktemp("run") / "run"
-    return stratdiff.train(config, out, reporter=runs.QUIET)
+    out = common / "run"
+    with FileLock(common / "run.lock"):
+        if not out.exists():
+            return stratdiff.train(config, out, reporter=runs.QUIET)
+    policy = stratdiff.Policy.load(out / "policy.safetensors")
+    return stratdiff.Result(
+        out, stratdiff.read_config(out / "config.json"), runs.summary(out), policy
+    )
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory):
+def programs(common):
     """Where processes that tests start share their compiled programs."""
-    base = tmp_path_factory.getbasetemp()
-    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+    return common / "programs"
 
 
 @pytest.fixture
