@@ -156,7 +156,7 @@ def _draws_with_mujoco(env: Any) -> bool:
 def _set_up(env: Any) -> None:
     """Draw plainly, and follow what runs away.
 
-    Without shadows, mirrors and smooth edges a software renderer is more than 10 times as fast.
+    Shadows, mirrors and smooth edges are slow in a software renderer.
     From 1.4 on, Gymnasium leaves a model's camera "track" alone where it has settings of its own.
     """
     model: Any = getattr(env, "model", None)
