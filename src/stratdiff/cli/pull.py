@@ -9,7 +9,7 @@ import tyro
 from stratdiff import hub
 from stratdiff.cli.parsing import parse
 from stratdiff.errors import UserError
-from stratdiff.files import replacing
+from stratdiff.files import replacing, writing
 from stratdiff.policy import Policy
 
 
@@ -31,7 +31,8 @@ def main(args: list[str]) -> int:
     if out.exists():
         raise UserError(f"{str(out)!r} already exists; give another --out, or remove it first.")
     files = hub.download(parsed.repo)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
         partial.mkdir()
         for file, path in files.items():
