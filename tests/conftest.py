@@ -17,8 +17,8 @@ os.environ.setdefault("XLA_FLAGS", " ".join(_flags))
 if "PYTEST_XDIST_TESTRUNUID" in os.environ:
     _compiled = f"stratdiff-tests-{os.environ['PYTEST_XDIST_TESTRUNUID']}"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), _compiled)
-    os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from jaxtyping import install_import_hook
 

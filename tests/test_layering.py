@@ -23,7 +23,7 @@ ROWS = (
     {"agents", "scores", "splits"},
     {"phases"},
     {"diffusion", "data", "envs", "tasks", "deploy", "video"},
-    {"policy", "hub", "nn", "cpu", "options", "presets"},
+    {"policy", "hub", "nn", "cpu", "compiled", "options", "presets"},
     {"registry", "files", "process", "reading", "errors"},
 )
 ROW = {name: number for number, names in enumerate(ROWS) for name in names}

@@ -62,6 +62,13 @@ def expanded(path: str) -> str:
     return str(home() / path[2:]) if path.startswith("~/") else str(home()) if path == "~" else path
 
 
+def cache_dir() -> Path:
+    """What can be made again: $STRATDIFF_CACHE, or stratdiff below the user's cache folder."""
+    if chosen := os.environ.get("STRATDIFF_CACHE"):
+        return Path(expanded(chosen))
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "stratdiff"
+
+
 def regular_file(path: str | Path, what: str, advice: str = "") -> Path:
     """The path of a file that can be opened without waiting; `what`: what messages call it.
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from stratdiff.compiled import keep_compiled
 from stratdiff.config import OUTSIDE, Config, difference, read_config, table_to_config
 from stratdiff.data import sources
 from stratdiff.data.dataset import Dataset
@@ -72,6 +73,7 @@ class Run:
         """
         # The same bits whatever the program or JAX_ENABLE_X64 asks for: training is float32.
         jax.config.update("jax_enable_x64", False)
+        keep_compiled()
         # Trackers read the log and show the picture and the film.
         track = sorted(dict.fromkeys(config.track), key="video".__ne__)
         self._sinks: list[type[Sink]] = [MetricsLog, Curves, *map(SINKS.find, track)]

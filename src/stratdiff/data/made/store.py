@@ -3,7 +3,6 @@
 The same name, size and seed give the same bits whatever the number of cores (see `lanes`).
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from importlib import metadata
@@ -18,7 +17,7 @@ from stratdiff.data.sources import Entry, Progress, Source
 from stratdiff.envs.mazes import HORIZONS
 from stratdiff.errors import UserError
 from stratdiff.files import check_seal, lock_file
-from stratdiff.reading import expanded, home
+from stratdiff.reading import cache_dir
 from stratdiff.tasks import facts
 
 _FLAGS = ("terminals", "timeouts")
@@ -42,13 +41,6 @@ class Made(Source):
 
     def load(self, entry: Entry, env: str = "", progress: Progress | None = None) -> Dataset:
         return hdf5.read(make(entry.name, progress=progress), name=entry.name)
-
-
-def cache_dir() -> Path:
-    """Where made sets are kept: $STRATDIFF_CACHE, or stratdiff under the user's cache folder."""
-    if chosen := os.environ.get("STRATDIFF_CACHE"):
-        return Path(expanded(chosen))
-    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "stratdiff"
 
 
 def cached(name: str, size: int | None = None, seed: int = 0) -> Path:
