@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stratdiff.cpu import aligned_empty, over_seeds, over_states, sum_and_grad
+from stratdiff.cpu import aligned_empty, low_precision, over_seeds, over_states, sum_and_grad
 from stratdiff.nn import MLP
 
 
@@ -111,3 +111,25 @@ def test_arrays_that_jax_uses_without_a_copy(shape):
     np.testing.assert_array_equal(on_device, array)
     if jax.default_backend() == "cpu":
         assert on_device.unsafe_buffer_pointer() == array.ctypes.data
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [
+        ("flags\t\t: fpu avx2 avx512_bf16 amx_tile", "bfloat16"),
+        ("flags\t\t: fpu amx_bf16 amx_tile", "bfloat16"),
+        ("Features\t: fp asimd sve bf16 i8mm", "bfloat16"),
+        ("flags\t\t: fpu avx2 fma f16c", "float32"),
+        ("flags\t\t: fpu avx512f avx512_vnni svebf16x", "float32"),
+        (None, "float32"),
+    ],
+)
+def test_low_precision_is_what_the_processor_multiplies(monkeypatch, about, expected):
+    def read_text(path, **_):
+        assert str(path) == "/proc/cpuinfo"
+        if about is None:
+            raise FileNotFoundError
+        return about
+
+    monkeypatch.setattr("pathlib.Path.read_text", read_text)
+    assert jnp.dtype(low_precision.__wrapped__()) == expected

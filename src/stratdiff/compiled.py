@@ -25,7 +25,8 @@ def keep_compiled() -> None:
     the user has chosen a folder of their own (`JAX_COMPILATION_CACHE_DIR`), has turned the cache
     off (`JAX_ENABLE_COMPILATION_CACHE=0`), or where the folder cannot be written.
     """
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    chosen = jax.config.read("jax_compilation_cache_dir")
+    if chosen or not jax.config.read("jax_enable_compilation_cache"):
         return
     folder = (cache_dir() / "compiled" / _machine()).absolute()
     try:

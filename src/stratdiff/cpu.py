@@ -3,8 +3,11 @@
 On other devices each of these functions is the plain one (measured: docs/performance.md).
 """
 
+import functools
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -31,6 +34,21 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     return memory[start : start + size].view(dtype).reshape(shape)
+
+
+@functools.cache
+def low_precision() -> Any:
+    """What matrix products in low precision take: bfloat16, on a CPU without it float32.
+
+    A CPU without instructions for bfloat16 converts every number, which takes longer than float32.
+    """
+    if jax.default_backend() != "cpu":
+        return jnp.bfloat16
+    try:
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return jnp.float32
+    return jnp.bfloat16 if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", about) else jnp.float32
 
 
 def over_seeds(function: Callable[..., T], *arrays: PyTree) -> T:

@@ -14,6 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, PyTree
 
+from stratdiff import cpu
+
 Init = Literal["uniform", "orthogonal"]
 Activation = Literal["relu", "silu"]
 
@@ -143,9 +145,9 @@ low_precision_dot.defvjp(
 )
 
 
-def low_precision(net: T) -> T:
-    """The network with its matrices rounded to bfloat16, for inference."""
-    return jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.ndim == 2 else x, net)
+def low_precision(net: T, dtype: Any = jnp.bfloat16) -> T:
+    """The network with its matrices rounded to bfloat16, or another type, for inference."""
+    return jax.tree.map(lambda x: x.astype(dtype) if x.ndim == 2 else x, net)
 
 
 class Linear(eqx.Module):
@@ -259,7 +261,7 @@ class MLP(eqx.Module):
         x = state[..., None, :] + dot(own, first.weight[size:])
         for i, layer in enumerate(self.layers[1:-1]):
             h = self._activate(i, x)
-            weight = layer.weight.astype(jnp.bfloat16)
+            weight = layer.weight.astype(cpu.low_precision())
             x = layer(h[..., :1, :]) + dot(h - h[..., :1, :], weight)
         return self.layers[-1](self._activate(-1, x))
 

@@ -221,8 +221,8 @@ def offline_like_count(rho: float, batch: int) -> int:
 
 def lowest(score: Float[Array, " batch"], k: int) -> Bool[Array, " batch"]:
     """Which rows are the k of lowest score; of equal scores the earlier row counts as lower."""
-    rank = jnp.arange(len(score))
-    return jnp.zeros(len(score), bool).at[jnp.argsort(score, stable=True)].set(rank < k)
+    rank, order = jnp.arange(len(score)), jnp.argsort(score, stable=True)
+    return jnp.zeros(len(score), bool).at[order].set(rank < k, unique_indices=True)
 
 
 def conservative_first(offline_like: Bool[Array, " batch"]) -> Int[Array, " batch"]:
@@ -231,7 +231,11 @@ def conservative_first(offline_like: Bool[Array, " batch"]) -> Int[Array, " batc
     Within a stratum rows keep their order, so a batch that is of one kind stays as it is: ρ = 1
     reproduces the base algorithm bit for bit.
     """
-    return jnp.argsort(~offline_like, stable=True)
+    first = jnp.cumsum(offline_like)
+    later = first[-1] + jnp.cumsum(~offline_like)
+    place = jnp.where(offline_like, first, later) - 1
+    row = jnp.arange(len(offline_like))
+    return jnp.zeros_like(row).at[place].set(row, unique_indices=True)
 
 
 def auc(value: Float[Array, " batch"], online: Bool[Array, " batch"]) -> Float[Array, ""]:
@@ -261,16 +265,18 @@ def diagnostics(
         "alignment_auc": auc(score, online),
         "alignment_threshold": jnp.where(offline_like, score, -jnp.inf).max(),
     }
+    order = jnp.argsort(score, stable=True)
+    ascending = score[order]
     for origin, rows in (("offline", ~online), ("online", online)):
-        count = rows.sum()
+        count, passed = rows.sum(), jnp.cumsum(rows[order])
         mean = (score * rows).sum() / count
         spread = jnp.sqrt((jnp.square(score - mean) * rows).sum() / count)
         out[f"alignment_mean_{origin}"] = mean
         out[f"alignment_std_{origin}"] = spread
-        ascending = jnp.sort(jnp.where(rows, score, jnp.inf))
         for percent in QUANTILES:
             rank = jnp.round(percent / 100 * (count - 1)).astype(int)
-            value = jnp.where(count > 0, ascending[jnp.maximum(rank, 0)], jnp.nan)
+            place = (passed <= rank).sum()  # of the row with that many of its origin below it
+            value = jnp.where(count > 0, ascending[place], jnp.nan)
             out[f"alignment_q{percent}_{origin}"] = value
     return out
 

@@ -8,6 +8,7 @@ import pytest
 from arrays import f64, normal
 from scipy import stats
 
+from stratdiff import cpu
 from stratdiff.agents.networks import CriticEnsemble, GaussianPolicy, SquashedGaussianPolicy
 from stratdiff.nn import stack
 
@@ -137,8 +138,9 @@ def test_gaussian_samples_have_the_mean_and_spread_and_are_cut():
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_q_of_several_actions_keeps_their_differences(layer_norm):
+def test_q_of_several_actions_keeps_their_differences(layer_norm, monkeypatch):
     """Far from 0 too, where all of Q in bfloat16 would lose them."""
+    monkeypatch.setattr(cpu, "low_precision", lambda: jnp.bfloat16)
     critic = CriticEnsemble(5, 2, (64, 64, 64), 2, jax.random.key(1), layer_norm)
     last = critic.members.layers[-1]
     critic = eqx.tree_at(

@@ -10,13 +10,15 @@ from benchmarks import flop
 from benchmarks.bench import MATMUL, MATMUL_BF16, limit, named, rate
 from benchmarks.ours import ACT, OBS, Training
 from benchmarks.worker import Worker, ratio, take_turns
+from stratdiff import cpu
 from stratdiff.training.online import sample_batch
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_support_alignment_is_critics_alone():
+def test_support_alignment_is_critics_alone(monkeypatch):
     """M critic evaluations, no network of the behaviour or energy model (docs/method.md, 4)."""
+    monkeypatch.setattr(cpu, "low_precision", lambda: jnp.bfloat16)
     batch, support = 8, 4
     t = Training(
         rows=2000,

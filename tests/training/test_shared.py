@@ -88,7 +88,7 @@ OTHERS = {
     "iql.online_expectile": {"": 0.9},
     "behaviour.solver": {"multistep": "singlestep"},
     "guidance": {"scaled": "exact"},
-    "behaviour.precision": {"bfloat16": "float32"},
+    "behaviour.precision": {"auto": "float32"},
     "track": {"": [f"{__name__}:Sink"]},
     "seeds": {"": [5]},
 }

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
+from stratdiff import cpu
 from stratdiff.diffusion.sampler import Score, Solver, dpm_solver
 from stratdiff.diffusion.sde import VPSDE
 from stratdiff.diffusion.unet import DenseUNet
@@ -21,7 +22,7 @@ from stratdiff.nn import apply_gradients, copy, init_optimizer, low_precision
 from stratdiff.options import Count, Decay, Positive, Rule, Several, Widths
 
 Metrics = dict[str, Float[Array, ""]]
-Precision = Literal["bfloat16", "float32"]
+Precision = Literal["auto", "bfloat16", "float32"]
 T = TypeVar("T", bound=PyTree)
 
 
@@ -41,8 +42,9 @@ class BehaviourConfig:
     """Evaluations of the network per sample, guided and unguided."""
     solver: Solver = "multistep"
     """DPM-Solver++: multistep in λ, or singlestep in t as in CEP's code, far less accurate."""
-    precision: Precision = "bfloat16"
-    """Matrix products of sampling: bfloat16 with float32 sums, or float32; training is float32."""
+    precision: Precision = "auto"
+    """Matrix products of sampling: bfloat16 with float32 sums, float32, or auto: bfloat16 where
+    the device has it. Training is float32."""
     support_actions: Several = 16
     """Support actions M kept per state."""
 
@@ -118,7 +120,10 @@ class BehaviourModel:
 
     def for_sampling(self, net: T) -> T:
         """The network in the precision that actions are sampled in."""
-        return low_precision(net) if self.config.precision == "bfloat16" else net
+        if self.config.precision == "float32":
+            return net
+        auto = self.config.precision == "auto"
+        return low_precision(net, cpu.low_precision() if auto else jnp.bfloat16)
 
     def support(
         self, state: BehaviourState, obs: Float[Array, "batch obs"], keys: Key[Array, " batch"]
