@@ -6,6 +6,7 @@ import os
 import platform
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -25,8 +26,8 @@ def keep_compiled() -> None:
     the user has chosen a folder of their own (`JAX_COMPILATION_CACHE_DIR`), has turned the cache
     off (`JAX_ENABLE_COMPILATION_CACHE=0`), or where the folder cannot be written.
     """
-    chosen = jax.config.read("jax_compilation_cache_dir")
-    if chosen or not jax.config.read("jax_enable_compilation_cache"):
+    settings: Any = jax.config  # whose attributes type checkers do not know
+    if settings.jax_compilation_cache_dir or not settings.jax_enable_compilation_cache:
         return
     folder = (cache_dir() / "compiled" / _machine()).absolute()
     try:
