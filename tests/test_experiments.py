@@ -288,9 +288,8 @@ def test_an_out_that_cannot_be_made_is_named(spec, tmp_path):
         compare(read_spec(spec), tmp_path / "file", say=lambda _: None)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_compare_that_is_stopped_leaves_no_run_behind(spec, tmp_path, number):
     spec.write_text(spec.read_text().replace("offline_steps = 60", "offline_steps = 10_000_000"))
     run, command = tmp_path / "out/point/base", [sys.executable, "-m", "stratdiff.cli", "compare"]

@@ -44,6 +44,7 @@ def test_a_run_ends_at_the_evaluation_that_is_good_enough(small_run, tiny, tmp_p
     assert early.summary["online_steps"] == 1
 
 
+@pytest.mark.slow
 def test_the_example_ends_early(small_run, data_file, tmp_path, capsys):
     points = [p for p in runs.log_points(small_run.directory) if "score" in p]
     options = {k: v for k, v in runs.TINY.items() if k != "preset"}

@@ -4,11 +4,14 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 import stratdiff
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path, data_file, tiny_options, capsys):
     main = runpy.run_path(str(ROOT / "examples" / "quickstart.py"))["main"]
     options = {k: v for k, v in tiny_options.items() if k not in ("preset", "env")}

@@ -225,6 +225,7 @@ class Faulty(Counted):
 EVALUATIONS = {episode_seed(0, 1, e) for e in range(2)}
 
 
+@pytest.mark.slow
 def test_a_run_whose_environment_fails_is_resumed_once_it_is_mended(tiny, tmp_path, monkeypatch):
     config = tiny(score="none", offline_steps=20, online_steps=60)
     said = tmp_path / "said"

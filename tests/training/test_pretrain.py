@@ -28,6 +28,7 @@ def test_a_seed_among_others_has_the_bits_of_its_own_run(tiny, phase):
     assert not same(alone[0], start)
 
 
+@pytest.mark.slow
 def test_a_phase_trains_its_own_part_and_no_other(tiny):
     made, state, data, stored = setup(tiny())
     for phase in made.algorithm.phases():

@@ -52,6 +52,7 @@ def test_a_run_from_another_starts_where_that_one_did(small_run, tiny, tmp_path)
     assert same_arrays(first.learned, second.learned)
 
 
+@pytest.mark.slow
 def test_other_online_options_and_seeds(small_run, tiny, tmp_path):
     """One pre-trained seed serves many; their online streams differ."""
     options = {"seeds": (5, 6), "utd": 2, "rho": 0.3, "score": "support", "online_steps": 40}

@@ -172,6 +172,7 @@ def outside(tiny, tmp_path):
     return lambda: opened(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_robot_whose_sensor_fails_is_resumed(outside, tiny, tmp_path):
     """Bad values stop the run with one sentence; its checkpoint is good."""
     with pytest.raises(UserError) as caught, outside() as session:

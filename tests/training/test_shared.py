@@ -247,7 +247,7 @@ def test_a_phase_does_not_change_with_options_that_it_does_not_read(base, score)
 @pytest.mark.parametrize(
     ("base", "score"),
     [
-        ("iql", "guided"),
+        pytest.param("iql", "guided", marks=pytest.mark.slow),
         pytest.param("calql", "support", marks=pytest.mark.slow),
         ("sac", "none"),
         ("rebrac", "origin"),
