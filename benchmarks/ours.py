@@ -1,5 +1,6 @@
 """StratDiff's own work, as cases for the worker: made-up data of HalfCheetah's sizes."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from stratdiff.config import Config, make_config
 from stratdiff.data import dataset as dataset_module
 from stratdiff.data.device import DeviceData, to_device
 from stratdiff.diffusion.sampler import guided
+from stratdiff.scores.base import SCORES
 from stratdiff.tasks import find_task
 from stratdiff.training import online, pretrain
 from stratdiff.training.setup import make_setup, reward_scale
@@ -40,9 +42,36 @@ def made_up(rows: int, horizon: int = 1000) -> dataset_module.Dataset:
     return dataset_module.from_arrays("made up", arrays, ENV)
 
 
-def config(**options: Any) -> Config:
-    """The paper preset's sizes with a replay buffer of 10 000 transitions."""
-    return make_config("paper", **({"env": ENV, "online_steps": 10_000} | options))
+# What IQL's online-like rows get unless the paper's pair is asked for.
+PLAIN_TD = {"online_expectile": None, "online_target": "policy"}
+# The sizes that most experiments here have (experiments/demo.toml).
+SMALL: dict[str, Any] = {
+    "batch_size": 128,
+    "iql": {"actor_hidden": [64, 64], "critic_hidden": [64, 64]},
+    "calql": {"actor_hidden": [64, 64], "critic_hidden": [64, 64], "sampled_actions": 4},
+    "behaviour": {
+        **{"widths": [64, 32], "batch_size": 128},
+        **{"support_actions": 8, "solver_steps": 8},
+    },
+    "energy": {"hidden": [64, 64], "batch_size": 128},
+}
+
+
+def config(sizes: str = "paper", **options: Any) -> Config:
+    """The paper preset's sizes, or `SMALL`, with a replay buffer of 10 000 transitions.
+
+    IQL's online-like rows get the package's default, except with the paper's score: for that the
+    eager reference has the paper's pair.
+    """
+    options = {"env": ENV, "online_steps": 10_000, "base": "iql", "score": "guided"} | options
+    score = SCORES.find(options["score"])
+    known = {field.name for field in dataclasses.fields(score.options)} | {options["base"]}
+    if sizes == "small":
+        own = {k: v for k, v in SMALL.items() if k == "batch_size" or k in known}
+        options = own | options
+    if options["base"] == "iql" and options["score"] != "guided":
+        options["iql"] = PLAIN_TD | options.get("iql", {})
+    return make_config("paper", **options)
 
 
 class Training:
@@ -171,10 +200,11 @@ MATMUL_ROWS = 7680
 """Actions whose Q a Cal-QL update of 256 states asks for."""
 
 
-def matmul_case(dtype: str = "float32") -> Run:
-    """A matrix product of a Cal-QL update's size: the rate that the machine reaches."""
-    times = 10
-    weight = jnp.eye(256, dtype=dtype)
+def matmul_case(
+    dtype: str = "float32", rows: int = MATMUL_ROWS, width: int = 256, times: int = 10
+) -> Run:
+    """A matrix product of a Cal-QL update's size, or another: the rate that the machine reaches."""
+    weight = jnp.eye(width, dtype=dtype)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def multiply(x: jax.Array) -> jax.Array:
@@ -183,14 +213,14 @@ def matmul_case(dtype: str = "float32") -> Run:
 
         return jax.lax.fori_loop(0, times, product, x)
 
-    state = [jnp.ones((MATMUL_ROWS, 256))]
+    state = [jnp.ones((rows, width))]
 
     def run(n: int) -> None:
         for _ in range(n):
             state[0] = multiply(state[0])
         state[0].block_until_ready()
 
-    return _case(run, times, {dtype: times * 2.0 * MATMUL_ROWS * 256 * 256})
+    return _case(run, times, {dtype: times * 2.0 * rows * width * width})
 
 
 CASES: dict[str, Callable[..., Run]] = {
@@ -209,6 +239,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "origin": {"score": "origin"},
     "guided": {"score": "guided"},
     "support": {"score": "support"},
+    "likelihood": {"score": "likelihood"},
     "exchange": {"score": "support", "split": "exchange"},
 }
 for _base in ("iql", "calql", "rebrac"):

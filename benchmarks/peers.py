@@ -40,8 +40,16 @@ def made_up_rows(seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def _d3rlpy_run(make_config: Callable[..., object]) -> Run:
-    """The update loop of a d3rlpy algorithm; `make_config(encoder)` gives its configuration."""
+def _d3rlpy_run(
+    make_config: Callable[..., object],
+    hidden: list[int] = HIDDEN,
+    batch_size: int = BATCH,
+    **options: Any,
+) -> Run:
+    """The update loop of a d3rlpy algorithm.
+
+    `make_config(encoder, **options)` gives its configuration.
+    """
     # Its notices belong on stderr.
     with contextlib.redirect_stdout(sys.stderr):
         import d3rlpy
@@ -58,13 +66,13 @@ def _d3rlpy_run(make_config: Callable[..., object]) -> Run:
             timeouts=timeouts,
             action_space=d3rlpy.ActionSpace.CONTINUOUS,
         )
-        encoder = d3rlpy.models.VectorEncoderFactory(HIDDEN, activation="relu")
-        algo = make_config(encoder).create(device="cpu")
+        encoder = d3rlpy.models.VectorEncoderFactory(hidden, activation="relu")
+        algo = make_config(encoder, **options).create(device="cpu")
         algo.build_with_dataset(dataset)
 
     def run(n: int) -> None:
         for _ in range(n):
-            algo.update(dataset.sample_transition_batch(BATCH))
+            algo.update(dataset.sample_transition_batch(batch_size))
 
     return run
 
@@ -89,7 +97,7 @@ def iql_config(encoder: object) -> Any:
     )
 
 
-def calql_config(encoder: object) -> Any:
+def calql_config(encoder: object, n_action_samples: int = 10) -> Any:
     """d3rlpy's Cal-QL with two critics and α = 10 fixed (no Lagrange multiplier).
 
     Its conservative term is `initial_alpha · conservative_weight · (gap - alpha_threshold)`; the
@@ -111,7 +119,7 @@ def calql_config(encoder: object) -> Any:
         initial_alpha=1.0,
         conservative_weight=10.0,
         alpha_threshold=0.0,
-        n_action_samples=10,
+        n_action_samples=n_action_samples,
     )
 
 
@@ -136,7 +144,7 @@ def eager_stratdiff() -> Run:
     return run
 
 
-CASES: dict[str, Callable[[], Run]] = {
+CASES: dict[str, Callable[..., Run]] = {
     "d3rlpy iql": functools.partial(_d3rlpy_run, iql_config),
     "d3rlpy calql": functools.partial(_d3rlpy_run, calql_config),
     "eager stratdiff iql guided": eager_stratdiff,

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stratdiff.report.statistics import bootstrap, curve, improvement, iqm, mean, regret
+from stratdiff.report.statistics import (
+    bootstrap,
+    curve,
+    improvement,
+    iqm,
+    late,
+    mean,
+    regret,
+)
 
 RNG = np.random.default_rng(7)
 
@@ -16,6 +24,13 @@ def test_by_hand():
     x, y = np.array([[1.0, 2.0]]), np.array([[2.0, 0.0]])
     assert improvement([x, y])[0] == 0.625  # 1 > 0, 2 > 0, 2 = 2 of four pairs
     assert improvement([x, y, y, y])[0] == pytest.approx((0.625 + 0.5) / 2)
+
+
+def test_last_quarter_by_hand():
+    steps = np.array([0, 100, 300, 301, 350, 400])
+    scores = np.array([[9.0, 1.0]] * 3 + [[1.0, np.nan], [2.0, 4.0], [6.0, np.nan]])
+    np.testing.assert_allclose(late(steps, scores), [3.0, 4.0])  # 300 is no more than 3/4 of 400
+    assert np.isnan(late(np.zeros(0, int), np.zeros((0, 2)))).all()
 
 
 def test_regret_by_hand():

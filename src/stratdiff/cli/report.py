@@ -78,7 +78,7 @@ def _show(runs: list[Run]) -> None:
     table = Table(title="score, mean over the seeds")
     for column in ("task", "base", "variant"):
         table.add_column(column, overflow="fold")
-    for column in ("before", "after", "over base [95 %]"):
+    for column in ("data", "before", "after", "last\nquarter", "over base\n[95 %]"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in short_rows(runs):
         table.add_row(*map(Text, row))

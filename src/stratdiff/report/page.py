@@ -48,10 +48,11 @@ def report(paths: Sequence[str], out: str) -> tuple[list[Run], list[LeftOut]]:
 
 
 def short_rows(runs: Runs) -> list[list[str]]:
-    """For a terminal: task, base, variant, before, after, over the plain base."""
+    """For a terminal: task, base, variant; data, before, after, last quarter, over plain base."""
     rows = []
     for run in runs:
-        ends = [Estimate(float(np.mean(scores))) for scores in (run.before, run.after)]
+        each = (run.data_score, run.before, run.after, run.late)
+        ends = [Estimate(float(np.mean(scores))) for scores in each]
         numbers = [shown(estimate, 1) for estimate in (*ends, over_base(run, runs))]
         rows.append([run.task, title(run.base), run.variant, *numbers])
     return rows

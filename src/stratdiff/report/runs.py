@@ -1,6 +1,7 @@
 """A finished run as the report sees it, how its options compare with another's, and names."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -56,6 +57,23 @@ class Run:
         if online is None or not self.normalized:
             return np.full(len(self.seeds), np.nan)
         return statistics.regret(online["step"], online["score"])
+
+    @property
+    def late(self) -> Float[np.ndarray, " seeds"]:
+        """Per seed: the mean score of the evaluations in the last quarter of the online phase.
+
+        Less noisy than `after`, the last of them alone. NaN where there is no online phase.
+        """
+        online = self.evaluations.get("online")
+        if online is None:
+            return np.full(len(self.seeds), np.nan)
+        return statistics.late(online["step"], online["score"])
+
+    @property
+    def data_score(self) -> float:
+        """Mean score of the data's trajectories; NaN where it is not known."""
+        known = self.about["dataset"].get("mean_score")
+        return math.nan if known is None else float(known)
 
 
 Runs = Sequence[Run]

@@ -113,3 +113,14 @@ def regret(
         if len(x) >= 2 and x[-1] > x[0]:
             out[i] = np.trapezoid(1 - column[ok] / 100, x) / (x[-1] - x[0])
     return out
+
+
+def late(
+    steps: Shaped[np.ndarray, " points"], scores: Float[np.ndarray, "points seeds"]
+) -> Float[np.ndarray, " seeds"]:
+    """Mean score of the evaluations after three quarters of the environment steps.
+
+    NaN points are left out; NaN where none is left.
+    """
+    chosen = np.asarray(steps) > 0.75 * np.max(steps, initial=0)
+    return finite_mean(scores[chosen], axis=0)
