@@ -18,7 +18,7 @@ setup: .venv/ready
 demo: setup
 	NPROC=1 $(BIN)/stratdiff compare experiments/demo.toml --jobs 2
 	$(BIN)/stratdiff report runs/demo --out runs/demo/report
-	-$(BIN)/stratdiff video runs/demo/hopper-medium-replay/stratdiff --before-after --out runs/demo/film.gif
+	-$(BIN)/stratdiff video runs/demo/hopper-medium-replay/stratdiff-origin --before-after --out runs/demo/film.gif
 
 lint: setup
 	$(BIN)/ruff check .
