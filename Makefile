@@ -16,6 +16,7 @@ setup: .venv/ready
 # Small networks gain nothing from a second thread: one a run, two runs side by side. The film needs a
 # renderer, which not every machine has.
 demo: setup
+	$(BIN)/stratdiff data make stratdiff/hopper-medium-replay
 	NPROC=1 $(BIN)/stratdiff compare experiments/demo.toml --jobs 2
 	$(BIN)/stratdiff report runs/demo --out runs/demo/report
 	-$(BIN)/stratdiff video runs/demo/hopper-medium-replay/stratdiff-origin --before-after --out runs/demo/film.gif

@@ -74,12 +74,17 @@ def _watched(paths: tuple[str, ...], out: str) -> tuple[list[Run], list[LeftOut]
 
 
 def _show(runs: list[Run]) -> None:
-    """The scores, as a table on the terminal."""
-    table = Table(title="score, mean over the seeds")
-    for column in ("task", "base", "variant"):
+    """The scores, as a table on the terminal; a task or base that all share is in its title."""
+    rows = short_rows(runs)
+    several = [len({row[i] for row in rows}) > 1 for i in range(2)]
+    common = [name for name, many in zip(rows[0], several, strict=False) if not many]
+    table = Table(title=Text(", ".join([*common, "score, mean over the seeds"])))
+    names = [name for name, many in zip(("task", "base"), several, strict=True) if many]
+    for column in (*names, "variant"):
         table.add_column(column, overflow="fold")
     for column in ("data", "before", "after", "last\nquarter", "over base\n[95 %]"):
         table.add_column(column, justify="right", no_wrap=True)
-    for row in short_rows(runs):
-        table.add_row(*map(Text, row))
+    for row in rows:
+        kept = [name for name, many in zip(row, several, strict=False) if many]
+        table.add_row(*map(Text, [*kept, *row[2:]]))
     Console().print(table)
