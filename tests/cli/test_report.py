@@ -21,8 +21,7 @@ from stratdiff.report import drawing
 @pytest.fixture
 def undrawn(monkeypatch):
     """A page without its figures, in less time."""
-    monkeypatch.setattr(drawing, "panel_svgs", lambda figure: [])
-    monkeypatch.setattr(drawing, "save", lambda figure, folder: None)
+    monkeypatch.setattr(drawing, "save", lambda figure, folder: [])
 
 
 def test_the_table_fits_into_80_columns(tmp_path, capsys, monkeypatch, undrawn):

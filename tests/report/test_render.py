@@ -8,6 +8,7 @@ import pytest
 from synthetic import write_run
 
 from stratdiff.report import comparison, figures, results, tables
+from stratdiff.report.drawing import Shown
 from stratdiff.report.page import about, render
 from stratdiff.report.runs import LeftOut
 
@@ -24,7 +25,8 @@ def page(runs, left_out=()):
         if t.rows
     ]
     drawn = figures.figures(runs, found)
-    text = render(runs, left_out, found, each, drawn, lambda figure: [("<t>", "0 0 1 1", "<g/>")])
+    panels = {figure.name: [Shown("<t>", 1.0, "0 0 1 1", "<g/>")] for figure in drawn}
+    text = render(runs, left_out, found, each, drawn, panels)
     return re.sub(r"\s+", " ", text)
 
 

@@ -1,4 +1,4 @@
-"""Figures as SVG and PNG files, and panel by panel as SVG that a page can reflow.
+"""Figures as SVG and PNG files, and their panels as SVG that a page can reflow.
 
 The only module of the report that loads Matplotlib.
 """
@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -22,9 +22,10 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from stratdiff.report import statistics
-from stratdiff.report.panels import Bars, Curves, Dots, Fans, Figure, Key, Panel, Response, wrapped
+from stratdiff.report.panels import Bars, Curves, Dots, Fans, Figure, Key, Response, wrapped
 
 PANEL_INCHES = 3.4  # width on the page
 PNG_DPI = 200
@@ -34,51 +35,59 @@ _RC = matplotlib.rc_params_from_file(
 )
 
 
-def save(figure: Figure, folder: Path) -> None:
-    """Write NAME.svg and NAME.png."""
-    with _drawn(figure, figure.panels, figure.columns) as canvas:
-        (folder / f"{figure.name}.svg").write_text(_svg(canvas), encoding="utf-8")
-        canvas.set_layout_engine("none")  # it is laid out by now
+class Shown(NamedTuple):
+    """A panel as a page shows it."""
+
+    title: str
+    width: float
+    """Points; the same for all panels of a figure."""
+    box: str
+    """The viewBox of an <svg> element."""
+    content: str
+
+
+def save(figure: Figure, folder: Path) -> list[Shown]:
+    """Write NAME.svg and NAME.png; the panels, cut out of the SVG."""
+    with _drawn(figure) as (canvas, cells):
+        svg = _svg(canvas)
+        (folder / f"{figure.name}.svg").write_text(svg, encoding="utf-8")
         canvas.set_dpi(PNG_DPI)
         path = folder / f"{figure.name}.png"
         FigureCanvasAgg(canvas).print_png(path, metadata={"Software": None})
+    if _columns(figure) == 1:  # for its legend it is wider than a page shows a panel
+        with _drawn(figure, with_legend=False) as (canvas, cells):
+            svg = _svg(canvas)
+    return _cut(svg, figure, cells)
 
 
-def panel_svgs(figure: Figure) -> list[tuple[str, str, str]]:
-    """Of each panel its title, and the viewBox and content of an <svg> element."""
-    out = []
-    for i, panel in enumerate(figure.panels):
-        if panel:
-            with _drawn(figure, [panel], 1, alone=str(i)) as canvas:
-                out.append((panel.title, *_inline(_svg(canvas))))
-    return out
+def _columns(figure: Figure) -> int:
+    return max(1, min(figure.columns, len(figure.panels)))
 
 
 @contextlib.contextmanager
-def _drawn(
-    figure: Figure, shown: Sequence[Panel | None], columns: int, alone: str = ""
-) -> Iterator[Canvas]:
-    """The panels in one picture with the legend, or one that is `alone` and has it elsewhere."""
-    columns = max(1, min(columns, len(shown)))
+def _drawn(figure: Figure, with_legend: bool = True) -> Iterator[tuple[Canvas, list[Bbox]]]:
+    """The panels in one picture, and the part of it that each has to itself."""
+    shown, stack, columns = figure.panels, figure.stack, _columns(figure)
+    legend = figure.legend if with_legend else []
     rows = math.ceil(len(shown) / columns)
-    stack, legend = figure.stack, [] if alone else figure.legend
-    width = {1: PANEL_INCHES if alone else 4.8, 2: 7.0}.get(columns, 9.0)
+    width = {1: 4.8 if with_legend else PANEL_INCHES, 2: 7.0}.get(columns, 9.0)
     heights = [max(p.height for p in shown[r * columns :][:columns] if p) for r in range(rows)]
-    rc: Any = {**_RC, "svg.hashsalt": f"{figure.name}{alone}"}
+    rc: Any = {**_RC, "svg.hashsalt": figure.name}
     with matplotlib.rc_context(rc), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name in a script the font lacks
-        size = (width, sum(heights) + (0.4 if legend else 0.0))
-        canvas = Canvas(figsize=size, layout="constrained")
-        ratios = [height / stack for height in heights for _ in range(stack)]
-        axes = canvas.subplots(rows * stack, columns, squeeze=False, height_ratios=ratios)
+        # With 72 dots an inch a dot is a point, as in SVG.
+        canvas = Canvas(figsize=(width, sum(heights) + (0.4 if legend else 0.0)), dpi=72)
+        FigureCanvasSVG(canvas)  # whatever is measured is measured as SVG
+        axes = canvas.subplots(rows * stack, columns, squeeze=False)
         places = axes.reshape(rows, stack, columns).swapaxes(1, 2).reshape(-1, stack)
-        for own, panel in itertools.zip_longest(places, shown):
+        for i, (own, panel) in enumerate(itertools.zip_longest(places, shown)):
             if panel is None:
                 for axis in own:
                     axis.set_axis_off()
                 continue
-            for axis, part in zip(own, panel.parts, strict=True):
+            for j, (axis, part) in enumerate(zip(own, panel.parts, strict=True)):
                 _draw(part, axis)
+                axis.set_gid(f"panel_{i}_{j}")
             for axis in own[1:]:
                 axis.sharex(own[0])
             for axis in own[:-1]:
@@ -86,12 +95,49 @@ def _drawn(
                 axis.set_xlabel("")
             text = wrapped(panel.title, 26 if columns > 3 else 34)
             own[0].set_title(text, loc="left", linespacing=1.15)
+        below = 0.0
         if legend:
             handles = [_handle(key) for key in legend]
             labels = [wrapped(" " + key.label, 34) for key in legend]
             look: Any = {"ncols": min(len(legend), 5 if columns > 2 else 3), "frameon": False}
-            canvas.legend(handles, labels, loc="outside lower center", **look)
-        yield canvas
+            # "outside" is for Matplotlib's own layouts, and sets the legend to the edge.
+            look |= {"loc": "outside lower center", "borderaxespad": _PAD / 8.5}
+            below = canvas.legend(handles, labels, **look).get_window_extent().height + 2 * _PAD
+        ratios = np.repeat(np.array(heights) / stack, stack)
+        yield canvas, _arrange(canvas, axes, ratios, below, stack)
+
+
+_PAD = 3.0  # points
+
+
+def _arrange(
+    canvas: Canvas, axes: np.ndarray, ratios: np.ndarray, below: float, stack: int
+) -> list[Bbox]:
+    """Give the axes their places above the lowest points; the part that each panel has to itself.
+
+    Matplotlib's constrained layout does the same, but measures everything twice and says nothing of
+    the parts.
+    """
+    around = np.zeros((4, *axes.shape))
+    for place, axis in np.ndenumerate(axes):
+        inner, outer = axis.get_window_extent(), axis.get_tightbbox(for_layout_only=True)
+        around[(slice(None), *place)] = [*(inner.p0 - outer.p0), *(outer.p1 - inner.p1)]
+    around += _PAD
+    left, right = around[[0, 2]].max(1)
+    low, high = around[[1, 3]].max(2)
+    width, height = canvas.bbox.size
+    wide = max(1.0, (width - sum(left + right)) / len(left))
+    tall = np.maximum(1.0, (height - below - sum(low + high)) * ratios / sum(ratios))
+    x = np.cumsum(left + wide + right) - wide - right
+    ends = np.cumsum([0.0, *(high + tall + low)])  # of rows, from the top
+    for (row, column), axis in np.ndenumerate(axes):
+        y = height - ends[row + 1] + low[row]
+        size = (wide / width, tall[row] / height)
+        axis.set_position((x[column] / width, y / height, *size))
+    # All of one size, so that all are shown at one scale.
+    sides = [(start - max(left), start + wide + max(right)) for start in x]
+    rows = itertools.pairwise(ends[::stack])
+    return [Bbox([(x0, y0), (x1, y1)]) for y0, y1 in rows for x0, x1 in sides]
 
 
 def _handle(key: Key) -> Any:
@@ -103,21 +149,35 @@ def _handle(key: Key) -> Any:
 
 def _svg(canvas: Canvas) -> str:
     text = io.StringIO()
-    # Unlike savefig, which draws everything a first time for the layout alone.
     FigureCanvasSVG(canvas).print_svg(text, metadata={"Date": None, "Creator": None})
     # Within tags, hundredths of a point will do.
     return re.sub(r"<[^>]+>", lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), text.getvalue())
 
 
-def _inline(svg: str) -> tuple[str, str]:
-    """An SVG file's viewBox and its content, to be put into a page that holds others."""
-    opening, rest = svg[svg.index("<svg") :].split(">", 1)
-    # The style would hold for the whole page.
-    rest = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", rest, flags=re.S)
-    # Ids such as axes_1 are the same in every figure, and nothing refers to them.
-    used = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", rest))
-    rest = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", rest)
-    return opening.split('viewBox="')[1].split('"')[0], rest.removesuffix("\n")[: -len("</svg>")]
+_GROUP = re.compile(r'^  <g id="panel_(\d+)_\d+">\n.*?^  </g>\n', re.M | re.S)
+_DEFINED = re.compile(r'<path id="([^"]+)[^>]*/>|<(clipPath|pattern) id="([^"]+).*?</\2>', re.S)
+# Text holds neither < nor >, so that these find attributes alone.
+_REFERS = re.compile(r'(url\(#|href="#)([^")]+)(?=[^<>]*>)')
+_ID = re.compile(r' id="([^"]*)"(?=[^<>]*>)')
+
+
+def _cut(svg: str, figure: Figure, cells: Sequence[Bbox]) -> list[Shown]:
+    """The panels of a drawn figure, each with what it refers to, under ids of its own."""
+    defined = {m[1] or m[3]: m[0] for m in _DEFINED.finditer(svg)}
+    groups = [""] * len(figure.panels)  # a panel's parts have one each
+    for m in _GROUP.finditer(svg):
+        groups[int(m[1])] += re.sub(r"<defs>.*?</defs>\s*", "", m[0], flags=re.S)
+    out = []
+    for i, (panel, cell, group) in enumerate(zip(figure.panels, cells, groups, strict=False)):
+        if panel is None:
+            continue
+        used = dict.fromkeys(m[2] for m in _REFERS.finditer(group))
+        definitions = _ID.sub(rf' id="\1-{i}"', "".join(defined[name] for name in used))
+        drawn = _REFERS.sub(rf"\1\2-{i}", _ID.sub("", group))
+        box = " ".join(f"{number:.2f}" for number in cell.bounds)
+        content = f"<defs>{definitions}</defs>\n{drawn}"
+        out.append(Shown(panel.title, round(float(cell.width), 2), box, content))
+    return out
 
 
 @functools.singledispatch

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +66,14 @@ def _write(runs: Runs, left_out: Sequence[LeftOut], folder: Path) -> None:
     each += [tables.diagnostics(runs), tables.cost(runs), tables.configurations(runs)]
     filled = [table for table in each if table.rows]
     drawn = figures.figures(runs, found)
-    texts = {"index.html": render(runs, left_out, found, filled, drawn, drawing.panel_svgs)}
+    for name in ("figures", "tables"):
+        (folder / name).mkdir()
+    panels = {figure.name: drawing.save(figure, folder / "figures") for figure in drawn}
+    texts = {"index.html": render(runs, left_out, found, filled, drawn, panels)}
     texts["results.json"] = compact.to_json(runs, left_out)
     for table in filled:
         texts[f"tables/{table.name}.csv"] = table.csv()
         texts[f"tables/{table.name}.md"] = table.markdown()
-    for name in ("figures", "tables"):
-        (folder / name).mkdir()
-    for figure in drawn:
-        drawing.save(figure, folder / "figures")
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
 
@@ -113,9 +112,9 @@ def render(
     found: Found,
     tables: Sequence[Table],
     figures: Sequence[Figure],
-    panel_svgs: Callable[[Figure], list[tuple[str, str, str]]],
+    panels: Mapping[str, Sequence[Any]],
 ) -> str:
-    """The page's HTML; `panel_svgs` gives each panel's title, viewBox and SVG content."""
+    """The page's HTML; `panels` has those of each figure, as `drawing.save` gives them."""
     lines: Any = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
     environment = Environment(loader=PackageLoader("stratdiff.report"), autoescape=True, **lines)
     return environment.get_template("page.html").render(
@@ -127,7 +126,7 @@ def render(
         left_out=left_out,
         tables={table.name: table for table in tables},
         figures={figure.name: figure for figure in figures},
-        panel_svgs=panel_svgs,
+        panels=panels,
     )
 
 
