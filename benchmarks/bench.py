@@ -7,12 +7,15 @@ compared take turns (benchmarks/worker.py); a ratio is the median over the round
 """
 
 import argparse
+import atexit
 import datetime
 import json
 import os
 import platform
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -21,6 +24,7 @@ from typing import Any
 
 from benchmarks import loop, memory
 from benchmarks.worker import Timing, Worker, ratio, take_turns
+from stratdiff import compiled
 from stratdiff.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,6 +41,11 @@ def main() -> int:
     name = "trial" if options.small or options.only else machine_name()
     record: Record = {"about": about(), "sections": {}}
     text = [f"{record['about']['processor']}, {os.cpu_count()} cores, {record['about']['date']}"]
+    # Workers share what they compile, as runs do; a program's first call is still its first.
+    cache = tempfile.mkdtemp(prefix="stratdiff-bench-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(compiled.MIN_SECONDS)
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
     for section in options.only or SECTIONS:
         start = time.perf_counter()
         found, table = SECTIONS[section](options.small)
@@ -95,11 +104,14 @@ def updates(small: bool) -> tuple[Record, str]:
     ratios["Cal-QL update / its arithmetic"] = (
         timings["calql offline"].median / limits["calql offline"]
     )
-    ratios["longest first call, s"] = max(
-        t.first_seconds for name, t in timings.items() if name not in PEERS
-    )
+    own = {name: t.first_seconds for name, t in timings.items() if name not in PEERS}
+    longest = max(own, key=lambda name: own[name])
+    with Worker("benchmarks.ours") as later:
+        again = later.ask(longest, 1)["first_seconds"]
+    ratios |= {"longest first call, s": own[longest], "the same in a later process, s": again}
     wanted = {what: target for what, _, _, target in pairs}
     wanted |= {"Cal-QL update / its arithmetic": "≤ 1.6", "longest first call, s": "≤ 8"}
+    wanted["the same in a later process, s"] = "≤ 2"
     rows = [[what, f"{value:.2f}", wanted[what]] for what, value in ratios.items()]
     table += "\n\n" + markdown(["ratio", "measured", "target"], rows)
     median_rate = [sorted(x)[len(x) // 2] for x in zip(*rates, strict=True)]
