@@ -307,6 +307,7 @@ def test_a_config_of_version_0_1_is_read(method, alignment, base, tmp_path):
         "behaviour": {
             "widths": [128, 64, 32], "support_actions": 8, "solver_steps": 8,
             "solver": "multistep", "learning_rate": 3e-4, "batch_size": 256,
+            "precision": "bfloat16",
         },
         "energy": {"hidden": [64, 64, 64]}, "online_steps": 5000, "eval_episodes": 20,
         "offline_eval_interval": 5000, "eval_interval": 1000, "log_interval": 250,
