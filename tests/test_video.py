@@ -243,6 +243,26 @@ def renders():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "follows"),
+    [
+        ("HalfCheetah-v4", {}, True),
+        ("Hopper-v4", {}, True),  # whose settings name a body to track, and a place to look at
+        ("Walker2d-v4", {}, True),
+        # A place that somebody chose to look at.
+        ("Hopper-v5", {"default_camera_config": {"lookat": np.zeros(3), "distance": 5.0}}, False),
+    ],
+)
+def test_the_camera_follows_what_runs_away(name, options, follows):
+    env = gymnasium.make(name, render_mode="rgb_array", **options).unwrapped
+    video._set_up(env)
+    chosen = env.mujoco_renderer.camera_id
+    assert (chosen != -1) == follows
+    if follows:
+        assert env.model.camera(chosen).name == "track"
+    env.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["HalfCheetah-v4", "stratdiff/AntMaze-umaze-v2"])
 def test_a_mujoco_film(tmp_path, monkeypatch, name):
