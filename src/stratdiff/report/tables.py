@@ -84,15 +84,13 @@ def _names(run: Run) -> list[Cell]:
 
 def scores(runs: Runs) -> Table:
     """Before → after, for each task and variant."""
-    columns = [*_RUN, "seeds", "data", "before", "after", "change", "last quarter"]
-    columns += ["over base", "regret"]
+    columns = [*_RUN, "seeds", "data", "before", "after", "last quarter", "over base", "regret"]
     rows = []
     for run in runs:
-        each = (run.before, run.after, run.after - run.before, run.late)
-        means = [bootstrap(mean, [x]) for x in each]
+        means = [bootstrap(mean, [x]) for x in (run.before, run.after, run.late)]
         own = [*means, over_base(run, runs), bootstrap(mean, [run.regret])]
         rows.append([*_names(run), len(run.seeds), Estimate(run.data_score), *own])
-    return Table("scores", columns, rows, [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 3])
+    return Table("scores", columns, rows, [0, 0, 0, 0, 1, 1, 1, 1, 1, 3])
 
 
 def aggregate(found: Found) -> Table:
