@@ -16,6 +16,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -37,7 +38,10 @@ LENGTHS = {
     "calql": {"actor_hidden": [32, 32], "critic_hidden": [32, 32], "sampled_actions": 4},
     "rebrac": {"actor_hidden": [32, 32], "critic_hidden": [32, 32]},
     "sac": {"actor_hidden": [32, 32], "critic_hidden": [32, 32]},
-    "behaviour": {"widths": [32, 16], "support_actions": 4, "batch_size": 32, "solver_steps": 4},
+    "behaviour": {
+        **{"widths": [32, 16], "support_actions": 4, "batch_size": 32, "solver_steps": 4},
+        "precision": "bfloat16",
+    },
     "energy": {"hidden": [32, 32], "batch_size": 32},
 }
 HOPPER, ANTMAZE = "stratdiff/hopper-medium-replay", "stratdiff/antmaze-umaze"
@@ -119,7 +123,10 @@ def weights(directory: Path) -> list[str]:
 
 def run(name: str, data: dict[str, str], folder: Path) -> dict[str, Any]:
     """The weights' hashes and the metrics of one run."""
+    import jax.numpy as jnp
+
     import stratdiff
+    from stratdiff import cpu
     from stratdiff.config import make_config
     from stratdiff.sinks.jsonl import read_metrics
     from stratdiff.sinks.progress import Reporter
@@ -152,10 +159,12 @@ def run(name: str, data: dict[str, str], folder: Path) -> dict[str, Any]:
         else:
             stratdiff.train(config, out, reporter=reporter)
 
-    for limit in cuts:
-        with contextlib.suppress(_Cut):
-            go(limit)
-    go(0)
+    # The same on every processor, whether it has bfloat16 or not.
+    with mock.patch.object(cpu, "low_precision", lambda: jnp.bfloat16):
+        for limit in cuts:
+            with contextlib.suppress(_Cut):
+                go(limit)
+        go(0)
     records = read_metrics(out / "metrics.jsonl")
     for record in records:
         del record["time"]
