@@ -1,8 +1,10 @@
 """StratDiff's own work, as cases for the worker: made-up data of HalfCheetah's sizes."""
 
-import dataclasses
 import functools
+import tomllib
 from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -11,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import flop
+from stratdiff.agents.iql import IQLConfig
 from stratdiff.config import Config, make_config
 from stratdiff.data import dataset as dataset_module
 from stratdiff.data.device import DeviceData, to_device
 from stratdiff.diffusion.sampler import guided
+from stratdiff.presets import PRESETS
 from stratdiff.scores.base import SCORES
 from stratdiff.tasks import find_task
 from stratdiff.training import online, pretrain
@@ -43,32 +47,22 @@ def made_up(rows: int, horizon: int = 1000) -> dataset_module.Dataset:
 
 
 # What IQL's online-like rows get unless the paper's pair is asked for.
-PLAIN_TD = {"online_expectile": None, "online_target": "policy"}
-# The sizes that most experiments here have (experiments/demo.toml).
-SMALL: dict[str, Any] = {
-    "batch_size": 128,
-    "iql": {"actor_hidden": [64, 64], "critic_hidden": [64, 64]},
-    "calql": {"actor_hidden": [64, 64], "critic_hidden": [64, 64], "sampled_actions": 4},
-    "behaviour": {
-        **{"widths": [64, 32], "batch_size": 128},
-        **{"support_actions": 8, "solver_steps": 8},
-    },
-    "energy": {"hidden": [64, 64], "batch_size": 128},
-}
+PLAIN_TD = {name: getattr(IQLConfig(), name) for name in PRESETS["paper"]["iql"]}
+CORE = Path(__file__).parents[1] / "experiments" / "core.toml"
 
 
-def config(sizes: str = "paper", **options: Any) -> Config:
-    """The paper preset's sizes, or `SMALL`, with a replay buffer of 10 000 transitions.
+def config(small: bool = False, **options: Any) -> Config:
+    """The paper preset's sizes, or those of the core comparison, with a replay buffer of 10 000.
 
     IQL's online-like rows get the package's default, except with the paper's score: for that the
     eager reference has the paper's pair.
     """
     options = {"env": ENV, "online_steps": 10_000, "base": "iql", "score": "guided"} | options
-    score = SCORES.find(options["score"])
-    known = {field.name for field in dataclasses.fields(score.options)} | {options["base"]}
-    if sizes == "small":
-        own = {k: v for k, v in SMALL.items() if k == "batch_size" or k in known}
-        options = own | options
+    if small:
+        score = SCORES.find(options["score"])
+        known = {"batch_size", options["base"], *(f.name for f in fields(score.options))}
+        core = tomllib.loads(CORE.read_text(encoding="utf-8"))["options"]
+        options = {k: v for k, v in core.items() if k in known} | options
     if options["base"] == "iql" and options["score"] != "guided":
         options["iql"] = PLAIN_TD | options.get("iql", {})
     return make_config("paper", **options)

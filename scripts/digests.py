@@ -39,7 +39,10 @@ LENGTHS = {
     "rebrac": {"actor_hidden": [32, 32], "critic_hidden": [32, 32]},
     "sac": {"actor_hidden": [32, 32], "critic_hidden": [32, 32]},
     "behaviour": {
-        **{"widths": [32, 16], "support_actions": 4, "batch_size": 32, "solver_steps": 4},
+        "widths": [32, 16],
+        "support_actions": 4,
+        "batch_size": 32,
+        "solver_steps": 4,
         "precision": "bfloat16",
     },
     "energy": {"hidden": [32, 32], "batch_size": 32},

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from stratdiff import compiled
+
 TESTS = os.path.dirname(__file__)
 
 PROGRAM = """
@@ -22,17 +24,22 @@ x = jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8)))
 print(json.dumps({
     "folder": jax.config.jax_compilation_cache_dir,
     "sum": float(x.sum()),
+    "most": jax.config.jax_compilation_cache_max_size,
     "hits": hits.count("/jax/compilation_cache/cache_hits"),
 }))
 """
 
 
-def run(cache, **env):
-    """What a process with this cache folder tells."""
+def run(cache, before="", **env):
+    """What a process with this cache folder tells; `before`: what it does first."""
     known = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     known |= {"JAX_PLATFORMS": "cpu", "STRATDIFF_CACHE": str(cache)} | env
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=known, capture_output=True, text=True, check=False
+        [sys.executable, "-c", before + PROGRAM],
+        env=known,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
@@ -64,12 +71,26 @@ def test_a_damaged_cache_costs_time_only(tmp_path, damage):
         found = run(tmp_path / "file")
         assert found["folder"] is None
     else:
-        for path in (tmp_path / "cache").rglob("*-cache"):
+        programs = [*(tmp_path / "cache").rglob("*-cache")]
+        assert programs
+        for path in programs:
             data = path.read_bytes()
             path.write_bytes(data[: len(data) // 2] if damage == "cut off" else b"x" * len(data))
         found = run(tmp_path / "cache")
         assert found["hits"] == 0
     assert found["sum"] == before["sum"]
+
+
+def test_a_folder_of_somebody_else_is_not_trusted(tmp_path):
+    run(tmp_path)
+    other = run(tmp_path, "import os; os.getuid = lambda: 12345")
+    assert other["folder"] is None and other["hits"] == 0
+
+
+def test_it_is_bounded_and_for_its_owner_alone(tmp_path):
+    found = run(tmp_path)
+    assert found["most"] == compiled.MAX_BYTES
+    assert os.stat(found["folder"]).st_mode & 0o077 == 0
 
 
 TRAIN = """

@@ -133,3 +133,5 @@ def test_low_precision_is_what_the_processor_multiplies(monkeypatch, about, expe
 
     monkeypatch.setattr("pathlib.Path.read_text", read_text)
     assert jnp.dtype(low_precision.__wrapped__()) == expected
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert low_precision.__wrapped__() == jnp.bfloat16

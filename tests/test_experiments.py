@@ -350,6 +350,7 @@ def test_ray_that_is_not_there_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted((runs.TESTS.parent / "experiments").glob("*.toml")))
 def test_the_experiments_of_the_repository_can_be_read(path):
     cells = read_spec(path)
-    assert len({cell.name for cell in cells}) == len(cells) > 1
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert len(cells) == 2 if path.stem == "demo" else len(cells) > 4
     plain = [c for c in cells if c.config.score == "none" and c.config.base != "sac"]
     assert {c.config.base for c in cells} - {"sac"} == {c.config.base for c in plain}

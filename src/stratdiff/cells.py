@@ -62,7 +62,7 @@ def side_by_side(
     heard: SimpleQueue[tuple[str, list[Any]]] = SimpleQueue()
     cores = _parts(jobs)
     if jobs > 1:  # the bits of a run depend on the number of threads, not on that of the cores
-        own = dict.fromkeys(_THREADS, str(_cores())) | {_MEMORY: f"{0.75 / jobs:.2f}"}
+        own = dict.fromkeys(_THREADS, str(process.cores())) | {_MEMORY: f"{0.75 / jobs:.2f}"}
         env = {key: os.environ.get(key, value) for key, value in own.items()} | env
 
     def listen(name: str, child: Child) -> None:
@@ -189,10 +189,6 @@ def _phases(cell: Cell) -> list[tuple[str, str, int]]:
         )
         for phase in phases
     ]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _parts(jobs: int) -> list[list[int]]:

@@ -1,15 +1,13 @@
 """Compiled programs that outlive their process: JAX's own cache, in the user's cache folder."""
 
-import contextlib
 import hashlib
 import os
-import platform
 import warnings
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from stratdiff import cpu, process
 from stratdiff.reading import cache_dir
 
 # The least recently used programs make way. A run has about 1 MB of them.
@@ -47,10 +45,5 @@ def keep_compiled() -> None:
 
 def _machine() -> str:
     """What compiled programs depend on beside what JAX knows: a name of 16 hexadecimal digits."""
-    lines = [platform.machine(), platform.processor()]
-    with contextlib.suppress(OSError):
-        info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        lines += sorted({x for x in info if x.startswith(("model name", "flags", "Features"))})
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    lines.append(os.environ.get("NPROC") or str(cores))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    threads = os.environ.get("NPROC") or process.cores()
+    return hashlib.sha256(f"{cpu.processor()}\n{threads}".encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ On other devices each of these functions is the plain one (measured: docs/perfor
 
 import functools
 import math
+import platform
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -36,19 +37,24 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
+def processor() -> str:
+    """The processor and its instructions, as Linux lists them; elsewhere what Python knows."""
+    try:
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    kept = ("model name", "flags", "Features")
+    return "\n".join(sorted({line for line in about.splitlines() if line.startswith(kept)}))
+
+
 @functools.cache
 def low_precision() -> Any:
     """What matrix products in low precision take: bfloat16, on a CPU without it float32.
 
     A CPU without instructions for bfloat16 converts every number, which takes longer than float32.
     """
-    if jax.default_backend() != "cpu":
-        return jnp.bfloat16
-    try:
-        about = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return jnp.float32
-    return jnp.bfloat16 if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", about) else jnp.float32
+    has = jax.default_backend() != "cpu" or re.search(r"\b(\w+_)?bf16\b", processor())
+    return jnp.bfloat16 if has else jnp.float32
 
 
 def over_seeds(function: Callable[..., T], *arrays: PyTree) -> T:

@@ -253,15 +253,18 @@ class MLP(eqx.Module):
     ) -> Float[Array, "*batch n out"]:
         """The network on [shared, own] for n inputs that have `shared` in common, for inference.
 
-        The values at the first of the n are computed in full, and what the others differ from
-        them by in low precision: it is the differences that keep three digits.
+        In bfloat16, the values at the first of the n are computed in full, and what the others
+        differ from them by in low precision: it is the differences that keep three digits.
         """
+        low = cpu.low_precision()
+        if low == jnp.float32:
+            return self.split_input(shared[..., None, :], own)
         first, size = self.layers[0], shared.shape[-1]
         state = dot(shared, first.weight[:size]) + first.bias
         x = state[..., None, :] + dot(own, first.weight[size:])
         for i, layer in enumerate(self.layers[1:-1]):
             h = self._activate(i, x)
-            weight = layer.weight.astype(cpu.low_precision())
+            weight = layer.weight.astype(low)
             x = layer(h[..., :1, :]) + dot(h - h[..., :1, :], weight)
         return self.layers[-1](self._activate(-1, x))
 

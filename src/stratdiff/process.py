@@ -31,6 +31,13 @@ class _Signals:
 _signals = _Signals()
 
 
+def cores() -> int:
+    """How many cores this process may use, where the system tells, or has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def stopping() -> bool:
     """Whether a signal waits to be honoured: a few nanoseconds."""
     return _signals.number != 0

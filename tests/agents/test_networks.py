@@ -137,10 +137,11 @@ def test_gaussian_samples_have_the_mean_and_spread_and_are_cut():
     np.testing.assert_allclose(share, stats.norm.sf(1 - mean[:, 1]), atol=0.015)
 
 
+@pytest.mark.parametrize("low", [jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_q_of_several_actions_keeps_their_differences(layer_norm, monkeypatch):
+def test_q_of_several_actions_keeps_their_differences(layer_norm, low, monkeypatch):
     """Far from 0 too, where all of Q in bfloat16 would lose them."""
-    monkeypatch.setattr(cpu, "low_precision", lambda: jnp.bfloat16)
+    monkeypatch.setattr(cpu, "low_precision", lambda: low)
     critic = CriticEnsemble(5, 2, (64, 64, 64), 2, jax.random.key(1), layer_norm)
     last = critic.members.layers[-1]
     critic = eqx.tree_at(

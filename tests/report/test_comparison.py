@@ -99,7 +99,11 @@ def test_aggregates_are_the_statistics_of_the_runs(tmp_path):
     assert comparison.over_base(own[0], runs) == bootstrap(mean, over[:1])
     wins = [np.mean(a.after[:, None] > b.after) for a, b in zip(own, others, strict=True)]
     assert guided.improvement.value == pytest.approx(np.mean(wins))
+    less = [a.regret - b.regret for a, b in zip(own, others, strict=True)]
+    assert guided.regret_over_base == bootstrap(mean, less)
+    assert guided.regret_over_base.high < 0
     assert not plain.over_base.has_value and not plain.improvement.has_value
+    assert not plain.regret_over_base.has_value
 
 
 def test_no_aggregate_over_the_base_where_a_task_has_none(tmp_path):

@@ -78,7 +78,8 @@ def _show(runs: list[Run]) -> None:
     rows = short_rows(runs)
     several = [len({row[i] for row in rows}) > 1 for i in range(2)]
     common = [name for name, many in zip(rows[0], several, strict=False) if not many]
-    table = Table(title=Text(", ".join([*common, "score, mean over the seeds"])))
+    of = f"{', '.join(common)}: " if common else ""
+    table = Table(title=Text(f"{of}score, mean over the seeds"))
     names = [name for name, many in zip(("task", "base"), several, strict=True) if many]
     for column in (*names, "variant"):
         table.add_column(column, overflow="fold")

@@ -77,6 +77,7 @@ class Aggregate(NamedTuple):
     over_base: Estimate
     improvement: Estimate
     regret: Estimate
+    regret_over_base: Estimate
 
 
 Found = Sequence[tuple[Block, Sequence[Aggregate]]]
@@ -94,8 +95,9 @@ def aggregates(block: Block, runs: Runs) -> list[Aggregate]:
         over = bootstrap(mean, [paired_difference(*pair) for pair in pairs])
         better = bootstrap(improvement, [r.after for pair in pairs for r in pair])
         regret = bootstrap(mean, [run.regret for run in own])
+        regrets = bootstrap(mean, [paired_difference(*pair, "regret") for pair in pairs])
         scores = bootstrap(iqm, after), bootstrap(mean, after)
-        out.append(Aggregate(name, *scores, over, better, regret))
+        out.append(Aggregate(name, *scores, over, better, regret, regrets))
     return out
 
 

@@ -101,7 +101,7 @@ def _drawn(figure: Figure, with_legend: bool = True) -> Iterator[tuple[Canvas, l
             labels = [wrapped(" " + key.label, 34) for key in legend]
             look: Any = {"ncols": min(len(legend), 5 if columns > 2 else 3), "frameon": False}
             # "outside" is for Matplotlib's own layouts, and sets the legend to the edge.
-            look |= {"loc": "outside lower center", "borderaxespad": _PAD / 8.5}
+            look |= {"loc": "outside lower center", "borderaxespad": _PAD / _RC["legend.fontsize"]}
             below = canvas.legend(handles, labels, **look).get_window_extent().height + 2 * _PAD
         ratios = np.repeat(np.array(heights) / stack, stack)
         yield canvas, _arrange(canvas, axes, ratios, below, stack)

@@ -96,11 +96,11 @@ def scores(runs: Runs) -> Table:
 def aggregate(found: Found) -> Table:
     """Over tasks."""
     columns = ["base", "variant", "tasks", "IQM after", "mean after", "over base", "P(better)"]
-    columns += ["regret", "which tasks"]
+    columns += ["regret", "regret over base", "which tasks"]
     rows: list[list[Cell]] = []
     for b, own in found:
         rows += [[title(b.base), a[0], len(b.tasks), *a[1:], ", ".join(b.tasks)] for a in own]
-    return Table("aggregate", columns, rows, [0, 0, 0, 1, 1, 1, 2, 3, 0])
+    return Table("aggregate", columns, rows, [0, 0, 0, 1, 1, 1, 2, 3, 3, 0])
 
 
 def seeds(runs: Runs) -> Table:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from stratdiff import process
 from stratdiff.data.made.lanes import TOGETHER, Arrays, Part, trim
 from stratdiff.data.made.recipes import find
 from stratdiff.data.sources import Progress
@@ -30,9 +31,7 @@ def collect(part: Part, work: Path, jobs: int | None, progress: Progress | None)
     files = [work / f"{i}.npz" for i in range(part.chunks)]
     chunks = {i: chunk for i, file in enumerate(files) if (chunk := _finished(file)) is not None}
     missing = [i for i in range(part.chunks) if i not in chunks]
-    # The cores that this process may use, where the system tells.
-    usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-    jobs = min(jobs or len(usable(0)), len(missing))
+    jobs = min(jobs or process.cores(), len(missing))
     done = [0] * max(jobs, 1)
     already = (part.chunks - len(missing)) * TOGETHER * part.lane_rows
 
