@@ -31,7 +31,7 @@ Frame = UInt8[np.ndarray, "height width 3"]
 
 _FASTEST = {".mp4": 30.0, ".gif": 12.5}
 """Frames a second at most, by suffix; of a faster environment not every step is drawn."""
-_GIF_WIDTH = 480
+_GIF_WIDTH = 500
 _NARROWEST = 240
 _LONGEST = 1000
 """Steps of an episode whose environment has no time limit."""
