@@ -43,7 +43,7 @@ def run(steps: int, **options: Any) -> dict[str, Any]:
         | options,
     )
     with tempfile.TemporaryDirectory() as folder:
-        result = stratdiff.train(config, Path(folder) / "run", made_up(2000), Reporter(quiet=True))
+        result = stratdiff.train(config, Path(folder) / "run", made_up(500), Reporter(quiet=True))
     spent = dict(result.summary["online_seconds"])
     compile_seconds = spent.pop("compile")
     total = sum(spent.values())
