@@ -7,11 +7,11 @@ standard errors over seeds.
 """
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,26 +94,31 @@ def _scored(
 
     With "online" and "conservative", what they are and become; each [batches * 2 * half].
     """
-    keys = jax.random.split(jax.random.key(0), 5)
-    n = int(state.replay.size) // half
-    kept = jax.random.permutation(keys[0], state.replay.size)[: n * half].reshape(n, half)
+    return _in_batches(algorithm, half, int(state.replay.size) // half, state, data)
+
+
+# Compiled once for all seeds of a run.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _in_batches(
+    algorithm: StratDiff, half: int, n: int, state: TrainState, data: DeviceData
+) -> dict[str, Array]:
+    keys, replay, learned = jax.random.split(jax.random.key(0), 3), state.replay, state.learned
+    kept = jax.random.permutation(keys[0], n * half).reshape(n, half)
     drawn = data.sample_index(keys[1], n * half).reshape(n, half)
 
-    def batch(learned: State, on: Any, off: Any, key: Any) -> dict[str, Array]:
+    def batch(on: Any, off: Any, key: Any) -> dict[str, Array]:
         offline = data.take(off)
         stored = algorithm.score.store(learned.score, offline.obs, jax.random.split(key, half))
         rows, kept_with = jax.tree.map(
             lambda a, b: jnp.concatenate([a, b]),
             (offline, stored),
-            (state.replay.take(on), jax.tree.map(lambda x: x[on], state.replay.stored)),
+            (replay.take(on), jax.tree.map(lambda x: x[on], replay.stored)),
         )
         online = jnp.arange(2 * half) >= half
-        age = jnp.where(online, jnp.concatenate([off, state.replay.inserted - on]), jnp.nan)
+        age = jnp.where(online, jnp.concatenate([off, replay.inserted - on]), jnp.nan)
         return features(algorithm, learned, Batch(rows, kept_with, online), key) | {"age": age}
 
-    found = eqx.filter_jit(jax.vmap(batch, in_axes=(None, 0, 0, 0)))(
-        state.learned, kept, drawn, jax.random.split(keys[2], n)
-    )
+    found = jax.lax.map(lambda x: batch(*x), (kept, drawn, jax.random.split(keys[2], n)))
     return {name: value.reshape(-1) for name, value in found.items()}
 
 

@@ -106,6 +106,35 @@ def test_aggregates_are_the_statistics_of_the_runs(tmp_path):
     assert not plain.regret_over_base.has_value
 
 
+def test_regret_over_controls(tmp_path):
+    kinds = {
+        "plain": {"score": "none"},
+        "origin": {"score": "origin"},
+        "no conservative row": {"score": "origin", "rho": 0.0},
+        "guided": {"gain": 25},
+    }
+    for task in ("a", "b"):
+        for name, options in kinds.items():
+            write_run(tmp_path / task / name, task=task, **options)
+    runs, _ = read(tmp_path)
+    (block,) = comparison.blocks(runs)
+    found = comparison.over_controls(block)
+    assert found.keys() == kinds.keys()
+    one, two = ([r for r in runs if r.variant == n] for n in ("guided", "no conservative row"))
+    less = [a.regret - b.regret for a, b in zip(one, two, strict=True)]
+    assert found["guided"][comparison.CONTROLS.index("all plain")] == bootstrap(mean, less)
+    for name, missing in (
+        ("plain", {"base", "random"}),
+        ("origin", {"origin", "random"}),
+        ("no conservative row", {"all plain", "random"}),
+        ("guided", {"random"}),
+    ):
+        pairs = zip(comparison.CONTROLS, found[name], strict=True)
+        assert {c for c, e in pairs if not e.has_value} == missing
+    own = {a.variant: a.regret_over_base for a in comparison.aggregates(block, runs)}
+    assert found["guided"][0] == own["guided"]
+
+
 def test_no_aggregate_over_the_base_where_a_task_has_none(tmp_path):
     for task in ("a", "b"):
         write_run(tmp_path / task / "guided", task=task)

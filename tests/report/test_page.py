@@ -25,11 +25,12 @@ TASKS = ("stratdiff/hopper-medium-v2", "stratdiff/walker2d-medium")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two tasks, three variants, a sweep of two points, SAC alone, one run that was cut off."""
+    """Two tasks, four variants, a sweep of two points, SAC alone, one run that was cut off."""
     root = tmp_path_factory.mktemp("runs")
     for i, task in enumerate(TASKS):
         same = {"task": task, "start": 30.0 + 20 * i}
         write_run(root / task / "plain", score="none", gain=5, **same)
+        write_run(root / task / "random", score="random", gain=5, **same)
         write_run(root / task / "stratdiff", gain=25, **same)
     write_run(root / TASKS[0] / "ρ = 0.1", task=TASKS[0], rho=0.1, start=30, quantiles=False)
     write_run(root / "sac", base="sac", score="none", task=TASKS[0])
@@ -94,7 +95,7 @@ def test_the_table_of_scores_is_that_of_the_runs(runs, made):
     assert rows["hopper-medium-v2", "sac"]["over base"] == ""
     with (made / "tables" / "aggregate.csv").open(newline="") as file:
         aggregate = {(r["base"], r["variant"]): r for r in csv.DictReader(file)}
-    assert aggregate.keys() == {("IQL", "plain"), ("IQL", "stratdiff")}
+    assert aggregate.keys() == {("IQL", v) for v in ("plain", "random", "stratdiff")}
     both = [
         float(rows[t, "stratdiff"]["over base"]) for t in ("hopper-medium-v2", "walker2d-medium")
     ]

@@ -101,6 +101,38 @@ def aggregates(block: Block, runs: Runs) -> list[Aggregate]:
     return out
 
 
+CONTROLS = ("base", "random", "origin", "all plain")
+"""What a score has to beat, as none of them needs a model: no split, one by chance, one by where a
+row came from, and no conservative row at all."""
+
+
+def control(run: Run) -> str:
+    """Which of `CONTROLS` the run is; empty: none of them."""
+    if run.is_plain:
+        return "base"
+    if run.config.get("split") == "ratio" and run.config.get("rho") == 0:
+        return "all plain"
+    return run.score if run.score in CONTROLS else ""
+
+
+def over_controls(block: Block) -> dict[str, list[Estimate]]:
+    """By variant: its regret minus that of each of `CONTROLS`, over the tasks of the block.
+
+    Paired by seed. Nothing to estimate where the block has no such control, or it is the variant.
+    """
+    kinds = {name: {control(run) for run in own} for name, own in block.variants.items()}
+    first = {c: name for c in CONTROLS for name in reversed(kinds) if kinds[name] == {c}}
+    out: dict[str, list[Estimate]] = {}
+    for name, own in block.variants.items():
+        out[name] = []
+        for c in CONTROLS:
+            other = block.variants[first[c]] if first.get(c, name) != name else ()
+            pairs = zip(own, other, strict=True) if other else ()
+            differences = [paired_difference(*pair, "regret") for pair in pairs]
+            out[name].append(bootstrap(mean, differences))
+    return out
+
+
 class Sweep(NamedTuple):
     """Runs of a task that differ in one numeric option alone, by its value."""
 

@@ -62,8 +62,9 @@ def _write(runs: Runs, left_out: Sequence[LeftOut], folder: Path) -> None:
     from stratdiff.report import drawing  # loads Matplotlib
 
     found = [(block, aggregates(block, runs)) for block in blocks(runs)]
-    each = [tables.scores(runs), tables.aggregate(found), tables.seeds(runs)]
-    each += [tables.diagnostics(runs), tables.cost(runs), tables.configurations(runs)]
+    each = [tables.scores(runs), tables.aggregate(found), tables.controls(found)]
+    each += [tables.seeds(runs), tables.diagnostics(runs), tables.cost(runs)]
+    each += [tables.configurations(runs)]
     filled = [table for table in each if table.rows]
     drawn = figures.figures(runs, found)
     for name in ("figures", "tables"):

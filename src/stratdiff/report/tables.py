@@ -8,11 +8,11 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from stratdiff.report.compact import DIAGNOSTICS
-from stratdiff.report.comparison import Found, over_base
+from stratdiff.report.comparison import CONTROLS, Found, over_base, over_controls
 from stratdiff.report.runs import Run, Runs, clean, phases, title
 from stratdiff.report.statistics import Estimate, bootstrap, finite_mean, mean
 
-NAMES = ("scores", "aggregate", "seeds", "diagnostics", "cost", "runs")
+NAMES = ("scores", "aggregate", "controls", "seeds", "diagnostics", "cost", "runs")
 
 Cell = str | int | Estimate
 
@@ -101,6 +101,18 @@ def aggregate(found: Found) -> Table:
     for b, own in found:
         rows += [[title(b.base), a[0], len(b.tasks), *a[1:], ", ".join(b.tasks)] for a in own]
     return Table("aggregate", columns, rows, [0, 0, 0, 1, 1, 1, 2, 3, 3, 0])
+
+
+def controls(found: Found) -> Table:
+    """Regret over what needs no model, where there is more of it than the plain base."""
+    rows: list[list[Cell]] = []
+    for b, _ in found:
+        over = over_controls(b)
+        if any(e.has_value for estimates in over.values() for e in estimates[1:]):
+            tasks = ", ".join(b.tasks)
+            rows += [[title(b.base), name, len(b.tasks), *e, tasks] for name, e in over.items()]
+    columns = ["base", "variant", "tasks", *(f"over {c}" for c in CONTROLS), "which tasks"]
+    return Table("controls", columns, rows, [0, 0, 0, *[3] * len(CONTROLS), 0])
 
 
 def seeds(runs: Runs) -> Table:
