@@ -43,11 +43,16 @@ KINDS = ("D_off, conservative", "D_off, online-like", "D_on, conservative", "D_o
 
 
 def main() -> int:
-    """Print a table for each run."""
+    """Print a table for each run, and what its columns are."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    for path in parser.parse_args().runs:
-        print(f"{path}\n\n{table(measure(path))}\n")
+    try:
+        for path in parser.parse_args().runs:
+            print(f"{path}\n\n{table(measure(path))}\n")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(f"{name}: {what}." for name, what in FEATURES.items()))
     return 0
 
 

@@ -5,7 +5,6 @@ import runs
 
 import stratdiff
 from benchmarks import selection
-from stratdiff.errors import UserError
 from stratdiff.training.session import Session
 
 
@@ -64,6 +63,8 @@ def test_a_table_of_a_run(small_run, tmp_path):
     assert f"| {selection.KINDS[0]} | {share[0, 0]:.3f} | – |" in lines[2]
 
 
-def test_no_run(tmp_path):
-    with pytest.raises(UserError, match="is no finished run"):
-        selection.measure(tmp_path)
+def test_no_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["selection", str(tmp_path)])
+    assert selection.main() == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "is no finished run: it has no summary.json" in err

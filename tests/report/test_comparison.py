@@ -117,11 +117,10 @@ def test_regret_over_controls(tmp_path):
         for name, options in kinds.items():
             write_run(tmp_path / task / name, task=task, **options)
     runs, _ = read(tmp_path)
-    (block,) = comparison.blocks(runs)
-    found = comparison.over_controls(block)
-    assert found.keys() == kinds.keys()
-    one, two = ([r for r in runs if r.variant == n] for n in ("guided", "no conservative row"))
-    less = [a.regret - b.regret for a, b in zip(one, two, strict=True)]
+    own = {name: [r for r in runs if r.variant == name] for name in kinds}
+    found = {name: comparison.over_controls(own[name], runs) for name in kinds}
+    pairs = zip(own["guided"], own["no conservative row"], strict=True)
+    less = [a.regret - b.regret for a, b in pairs]
     assert found["guided"][comparison.CONTROLS.index("all plain")] == bootstrap(mean, less)
     for name, missing in (
         ("plain", {"base", "random"}),
@@ -131,8 +130,20 @@ def test_regret_over_controls(tmp_path):
     ):
         pairs = zip(comparison.CONTROLS, found[name], strict=True)
         assert {c for c, e in pairs if not e.has_value} == missing
-    own = {a.variant: a.regret_over_base for a in comparison.aggregates(block, runs)}
-    assert found["guided"][0] == own["guided"]
+    # A task without the control leaves nothing to average.
+    alone = [r for r in runs if (r.task, r.variant) != ("b", "origin")]
+    assert not comparison.over_controls(own["guided"], alone)[2].has_value
+
+
+def test_of_several_controls_the_nearest_is_taken(tmp_path):
+    for utd in (1, 4):
+        write_run(tmp_path / f"random {utd}", score="random", utd=utd, gain=5 * utd)
+        write_run(tmp_path / f"guided {utd}", utd=utd)
+    runs = {r.variant: r for r in read(tmp_path)[0]}
+    for utd in (1, 4):
+        own, other = runs[f"guided {utd}"], runs[f"random {utd}"]
+        found = comparison.over_controls([own], [*runs.values()])
+        assert found[1] == bootstrap(mean, [own.regret - other.regret])
 
 
 def test_no_aggregate_over_the_base_where_a_task_has_none(tmp_path):

@@ -201,9 +201,10 @@ def test_the_committed_results_are_read():
         task["dataset"].split("/")[1] for task in planned["tasks"].values()
     }
     assert all(r.config["seeds"] == planned["seeds"] for r in core)
-    pairs = {(r.base, r.score) for r in runs}
-    assert pairs >= {(base, score) for base in ("iql", "calql") for score in SCORES}
-    assert all("method" not in r.config and "split" in r.config for r in runs)
+    scores = (*SCORES, "origin", "likelihood")
+    pairs = {(base, score) for base in ("iql", "calql") for score in scores}
+    assert {(r.base, r.score) for r in runs} == pairs
+    assert all("method" not in r.config and r.config["split"] == "ratio" for r in runs)
 
 
 def test_bases_and_scores_from_outside_are_not_refused(tmp_path):

@@ -14,12 +14,26 @@ _BOOKKEEPING = {"log_interval", "eval_interval", "offline_eval_interval", "eval_
 _BOOKKEEPING |= {"checkpoint_seconds", "save_policies"}
 
 
-def reference(run: Run, runs: Runs) -> Run | None:
-    """The plain base that a run is compared with: of several, the one of the nearest config."""
+CONTROLS = ("base", "random", "origin", "all plain")
+"""What a score has to beat, as none of them needs a model: no split, one by chance, one by where a
+row came from, and no conservative row at all."""
+
+
+def control(run: Run) -> str:
+    """Which of `CONTROLS` the run is; empty: none of them."""
     if run.is_plain:
+        return "base"
+    if run.config.get("split") == "ratio" and run.config.get("rho") == 0:
+        return "all plain"
+    return run.score if run.score in CONTROLS else ""
+
+
+def reference(run: Run, runs: Runs, kind: str = "base") -> Run | None:
+    """The control that a run is compared with: of several, the one of the nearest config."""
+    if control(run) == kind:
         return None
-    plain = [r for r in runs if r.is_plain and (r.task, r.base) == (run.task, run.base)]
-    return min(plain, key=lambda r: len(differing(run, r)), default=None)
+    own = [r for r in runs if (r.task, r.base) == (run.task, run.base) and control(r) == kind]
+    return min(own, key=lambda r: len(differing(run, r)), default=None)
 
 
 def paired_difference(run: Run, other: Run, values: str = "after") -> Float[np.ndarray, " seeds"]:
@@ -95,41 +109,21 @@ def aggregates(block: Block, runs: Runs) -> list[Aggregate]:
         over = bootstrap(mean, [paired_difference(*pair) for pair in pairs])
         better = bootstrap(improvement, [r.after for pair in pairs for r in pair])
         regret = bootstrap(mean, [run.regret for run in own])
-        regrets = bootstrap(mean, [paired_difference(*pair, "regret") for pair in pairs])
         scores = bootstrap(iqm, after), bootstrap(mean, after)
-        out.append(Aggregate(name, *scores, over, better, regret, regrets))
+        out.append(Aggregate(name, *scores, over, better, regret, over_controls(own, runs)[0]))
     return out
 
 
-CONTROLS = ("base", "random", "origin", "all plain")
-"""What a score has to beat, as none of them needs a model: no split, one by chance, one by where a
-row came from, and no conservative row at all."""
+def over_controls(own: Runs, runs: Runs) -> list[Estimate]:
+    """Regret of a variant's runs, one a task, minus that of each of `CONTROLS`, paired by seed.
 
-
-def control(run: Run) -> str:
-    """Which of `CONTROLS` the run is; empty: none of them."""
-    if run.is_plain:
-        return "base"
-    if run.config.get("split") == "ratio" and run.config.get("rho") == 0:
-        return "all plain"
-    return run.score if run.score in CONTROLS else ""
-
-
-def over_controls(block: Block) -> dict[str, list[Estimate]]:
-    """By variant: its regret minus that of each of `CONTROLS`, over the tasks of the block.
-
-    Paired by seed. Nothing to estimate where the block has no such control, or it is the variant.
+    Nothing to estimate where a task has no such control, or the variant is the control.
     """
-    kinds = {name: {control(run) for run in own} for name, own in block.variants.items()}
-    first = {c: name for c in CONTROLS for name in reversed(kinds) if kinds[name] == {c}}
-    out: dict[str, list[Estimate]] = {}
-    for name, own in block.variants.items():
-        out[name] = []
-        for c in CONTROLS:
-            other = block.variants[first[c]] if first.get(c, name) != name else ()
-            pairs = zip(own, other, strict=True) if other else ()
-            differences = [paired_difference(*pair, "regret") for pair in pairs]
-            out[name].append(bootstrap(mean, differences))
+    out = []
+    for kind in CONTROLS:
+        pairs = [(run, other) for run in own if (other := reference(run, runs, kind))]
+        differences = [paired_difference(*pair, "regret") for pair in pairs]
+        out.append(bootstrap(mean, differences if len(pairs) == len(own) else []))
     return out
 
 

@@ -62,7 +62,7 @@ def _write(runs: Runs, left_out: Sequence[LeftOut], folder: Path) -> None:
     from stratdiff.report import drawing  # loads Matplotlib
 
     found = [(block, aggregates(block, runs)) for block in blocks(runs)]
-    each = [tables.scores(runs), tables.aggregate(found), tables.controls(found)]
+    each = [tables.scores(runs), tables.aggregate(found), tables.controls(found, runs)]
     each += [tables.seeds(runs), tables.diagnostics(runs), tables.cost(runs)]
     each += [tables.configurations(runs)]
     filled = [table for table in each if table.rows]

@@ -103,11 +103,11 @@ def aggregate(found: Found) -> Table:
     return Table("aggregate", columns, rows, [0, 0, 0, 1, 1, 1, 2, 3, 3, 0])
 
 
-def controls(found: Found) -> Table:
+def controls(found: Found, runs: Runs) -> Table:
     """Regret over what needs no model, where there is more of it than the plain base."""
     rows: list[list[Cell]] = []
     for b, _ in found:
-        over = over_controls(b)
+        over = {name: over_controls(own, runs) for name, own in b.variants.items()}
         if any(e.has_value for estimates in over.values() for e in estimates[1:]):
             tasks = ", ".join(b.tasks)
             rows += [[title(b.base), name, len(b.tasks), *e, tasks] for name, e in over.items()]
