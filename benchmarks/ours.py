@@ -222,7 +222,7 @@ CASES: dict[str, Callable[..., Run]] = {
     "iql offline": functools.partial(offline_case, "base", base="iql", score="none"),
     "calql offline": functools.partial(offline_case, "base", chunk=5, base="calql", score="none"),
     "rebrac offline": functools.partial(offline_case, "base", base="rebrac", score="none"),
-    "behaviour step": functools.partial(offline_case, "behaviour", chunk=5),
+    "behaviour step": functools.partial(offline_case, "behaviour", chunk=1),
     "energy step": functools.partial(offline_case, "energy", chunk=5),
     "guided sampling of 256": guided_sampling_case,
     "support of one transition": support_case,
@@ -231,7 +231,7 @@ CASES: dict[str, Callable[..., Run]] = {
 KINDS: dict[str, dict[str, Any]] = {
     "base": {"score": "none"},
     "origin": {"score": "origin"},
-    "guided": {"score": "guided"},
+    "guided": {"score": "guided", "chunk": 2},
     "support": {"score": "support"},
     "likelihood": {"score": "likelihood"},
     "exchange": {"score": "support", "split": "exchange"},

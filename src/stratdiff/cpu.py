@@ -57,17 +57,23 @@ def low_precision() -> Any:
     return jnp.bfloat16 if has else jnp.float32
 
 
+def _here() -> bool:
+    """Whether programs run on a CPU.
+
+    `jax.lax.platform_dependent` would decide at compile time, but it traces both forms.
+    """
+    return jax.default_backend() == "cpu"
+
+
 def over_seeds(function: Callable[..., T], *arrays: PyTree) -> T:
     """`function` of each seed: all arrays have the seeds as their leading axis.
 
     As `jax.vmap(function)(*arrays)`; but on a CPU the seeds take turns, as the values of all of
     them leave its cache. Each then has the bits of a run of its own.
     """
-    return jax.lax.platform_dependent(
-        *arrays,
-        cpu=lambda *x: jax.lax.map(lambda one: function(*one), x),
-        default=jax.vmap(function),
-    )
+    if not _here():
+        return jax.vmap(function)(*arrays)
+    return jax.lax.map(lambda one: function(*one), arrays)
 
 
 def over_states(
@@ -80,6 +86,8 @@ def over_states(
 
     On a CPU it is taken in blocks of states, and under `vmap` over seeds they take turns.
     """
+    if not _here():
+        return function(params, obs, actions)
 
     @sequential_vmap
     def blocks(
@@ -90,7 +98,7 @@ def over_states(
         )
         return jnp.moveaxis(rows, 1, 0)
 
-    return jax.lax.platform_dependent(params, obs, actions, cpu=blocks, default=function)
+    return blocks(params, obs, actions)
 
 
 def sum_and_grad(
@@ -106,6 +114,8 @@ def sum_and_grad(
     count: the loss has to be 0 for the others, and on a CPU blocks of such rows are skipped.
     """
     whole = jax.value_and_grad(loss, has_aux=True)
+    if not _here():
+        return whole(params, rows)
 
     def counted(
         params: T, rows: Rows, count: Int[Array, ""]
@@ -143,8 +153,4 @@ def sum_and_grad(
             total = jax.tree.map(jnp.add, total, whole(params, rest))
         return total
 
-    if count is not None:
-        return jax.lax.platform_dependent(
-            params, rows, count, cpu=counted, default=lambda p, r, _: whole(p, r)
-        )
-    return jax.lax.platform_dependent(params, rows, cpu=blocks, default=whole)
+    return blocks(params, rows) if count is None else counted(params, rows, count)
