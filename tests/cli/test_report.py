@@ -35,14 +35,27 @@ def test_the_table_fits_into_80_columns(tmp_path, capsys, monkeypatch, undrawn):
     for i in range(9):
         write_run(folder / f"{long}-seed={i}", task=task, gain=10 * i)
     code, out, _ = run(capsys, "report", tmp_path, "--out", tmp_path / "page")
-    table = [line for line in out.splitlines() if line.startswith(("│", "┃"))]
-    assert code == 0 and len(table) > 20
-    assert max(map(len, out.splitlines()[:-1])) <= 80
+    assert code == 0 and max(map(len, out.splitlines()[:-1])) <= 80
+    title, _, _, heads, *_ = out[out.index("halfcheetah-medium-replay, IQL") :].splitlines()
+    assert title.startswith("halfcheetah-medium-replay, IQL; mean of the data ")
     # Nothing is cut off: neither the names nor the numbers.
-    cells = [line.strip("│").split("│") for line in table if line.startswith("│")]
-    variants = "".join(row[0].strip() for row in cells)
+    end = heads.index("before") - 2
+    rows = out[out.index("───") :].splitlines()[1:-2]
+    variants = "".join(row[:end].strip() for row in rows)
     assert variants.count(long) == 9 and all(f"{long}-seed={i}" in variants for i in range(9))
-    assert sum("[" in row[-1] and "]" in row[-1] for row in cells) == 9
+    assert sum("[" in row and row.rstrip().endswith("]") for row in rows) == 9
+
+
+def test_each_task_and_base_has_its_table(tmp_path, capsys, undrawn):
+    tasks = ("hopper-medium", "walker2d-medium")
+    for task in tasks:
+        for base in ("iql", "calql"):
+            where = tmp_path / task / f"{base}-base"
+            write_run(where, score="none", task=f"stratdiff/{task}", base=base)
+    _, out, _ = run(capsys, "report", tmp_path, "--out", tmp_path / "page")
+    titles = [line.split(";")[0].strip() for line in out.splitlines() if "mean of the data" in line]
+    assert titles == [f"{task}, {base}" for base in ("IQL", "Cal-QL") for task in tasks]
+    assert out.count("regret") == 4
 
 
 class Stop(Exception):

@@ -259,7 +259,7 @@ def test_a_run_whose_environment_fails_is_resumed_once_it_is_mended(tiny, tmp_pa
     assert show_result(result) == 0
     (run,), left_out = report([str(result.directory)], str(tmp_path / "report"))
     assert np.isnan(run.before).all() and np.isfinite(run.after).all() and not left_out
-    assert short_rows([run])[0][3] == "—"
+    assert short_rows([run])[0][4] == "—"
 
 
 def test_no_environment_at_all_is_one_sentence(tiny, tmp_path):

@@ -1,12 +1,14 @@
 """`stratdiff report`."""
 
 import dataclasses
+import itertools
 import signal
 import sys
 import time
 from pathlib import Path
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -74,18 +76,18 @@ def _watched(paths: tuple[str, ...], out: str) -> tuple[list[Run], list[LeftOut]
 
 
 def _show(runs: list[Run]) -> None:
-    """The scores, as a table on the terminal; a task or base that all share is in its title."""
+    """The scores, as tables on the terminal: one for each task and base."""
     rows = short_rows(runs)
-    several = [len({row[i] for row in rows}) > 1 for i in range(2)]
-    common = [name for name, many in zip(rows[0], several, strict=False) if not many]
-    of = f"{', '.join(common)}: " if common else ""
-    table = Table(title=Text(f"{of}score, mean over the seeds"))
-    names = [name for name, many in zip(("task", "base"), several, strict=True) if many]
-    for column in (*names, "variant"):
-        table.add_column(column, overflow="fold")
-    for column in ("data", "before", "after", "last\nquarter", "over base\n[95 %]"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        kept = [name for name, many in zip(row, several, strict=False) if many]
-        table.add_row(*map(Text, [*kept, *row[2:]]))
-    Console().print(table)
+    names = max(len(row[3]) for row in rows)
+    print("Means over the seeds. Over base: `after`, less that of plain fine-tuning [95 %].")
+    for (task, base, data), group in itertools.groupby(rows, key=lambda row: row[:3]):
+        about = f"{task}, {base}" + ("" if data == "—" else f"; mean of the data {data}")
+        table = Table(title=Text(about), title_justify="left", box=box.SIMPLE_HEAD)
+        # The columns of all tables are as wide, as far as there is room.
+        table.add_column("variant", overflow="fold", min_width=min(names, 12))
+        widths = {"before": 6, "after": 6, "last\nquarter": 7, "regret": 6, "over base": 20}
+        for column, width in widths.items():
+            table.add_column(column, justify="right", no_wrap=True, min_width=width)
+        for row in group:
+            table.add_row(*map(Text, row[3:]))
+        Console().print(table)

@@ -48,13 +48,19 @@ def report(paths: Sequence[str], out: str) -> tuple[list[Run], list[LeftOut]]:
 
 
 def short_rows(runs: Runs) -> list[list[str]]:
-    """For a terminal: task, base, variant; data, before, after, last quarter, over plain base."""
+    """For a terminal.
+
+    Each row is: task, base, mean of the data, variant, before, after, last quarter, regret, over
+    plain fine-tuning.
+    """
     rows = []
     for run in runs:
         each = (run.data_score, run.before, run.after, run.late)
         ends = [Estimate(float(np.mean(scores))) for scores in each]
-        numbers = [shown(estimate, 1) for estimate in (*ends, over_base(run, runs))]
-        rows.append([run.task, title(run.base), run.variant, *numbers])
+        data, *scores = (shown(estimate, 1) for estimate in ends)
+        regret = shown(Estimate(float(np.mean(run.regret))), 3)
+        over = shown(over_base(run, runs), 1)
+        rows.append([run.task, title(run.base), data, run.variant, *scores, regret, over])
     return rows
 
 
