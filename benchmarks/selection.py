@@ -1,6 +1,6 @@
 """What does a split select? `python -m benchmarks.selection RUN [RUN ...]`.
 
-Takes finished runs, makes batches of all that is in their replay buffers and as many rows of D_off,
+Takes finished runs, makes batches of what is in their replay buffers and as many rows of D_off,
 splits them as the next update would, and says what the rows of each origin and stratum are like: a
 table of mean ranks (0: the lowest of all rows, 1: the highest, so 0.5 without any selection) with
 standard errors over seeds.
@@ -21,13 +21,15 @@ from scipy.stats import rankdata
 from benchmarks.bench import markdown
 from stratdiff.algorithm import State, StratDiff
 from stratdiff.config import read_config
+from stratdiff.data import sources
 from stratdiff.data.batch import Batch
-from stratdiff.data.device import DeviceData
+from stratdiff.data.device import DeviceData, to_device
 from stratdiff.errors import UserError
 from stratdiff.scores.support import support_alignment
-from stratdiff.sinks.progress import Reporter
-from stratdiff.training.session import Session
-from stratdiff.training.state import TrainState
+from stratdiff.tasks import find_task
+from stratdiff.training.checkpoint import FOLDER, Checkpoints
+from stratdiff.training.setup import make_setup, reward_scale
+from stratdiff.training.state import Setup, TrainState
 
 CANDIDATES = 16
 """Actions of the policy whose mean Q̄ an action's advantage is relative to."""
@@ -64,16 +66,48 @@ def measure(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: no run, or one that is not finished.
     """
+    setup, states, data = read(path)
+    half = setup.batch_size // 2
+    found = []
+    for i in range(len(states.seed)):
+        state = jax.tree.map(lambda x, i=i: x[i], states)
+        if (size := int(state.replay.size)) < half:
+            raise UserError(
+                f"the run {str(path)!r} has stored {size} transitions, and half a batch is {half}; "
+                "give a run with more."
+            )
+        rows = scored(setup.algorithm, state, data, half)
+        found.append(_summary({name: np.asarray(value) for name, value in rows.items()}))
+    return {name: np.stack([one[name] for one in found]) for name in found[0]}
+
+
+def read(path: Path) -> tuple[Setup, TrainState, DeviceData]:
+    """A finished run as it ended: what is static, the state of all seeds, and D_off.
+
+    Raises:
+        UserError: no run, one that is not finished, or one without checkpoints.
+    """
     if not (path / "summary.json").exists():
         raise UserError(f"{str(path)!r} is no finished run: it has no summary.json.")
-    with Session(read_config(path / "config.json"), path, reporter=Reporter(quiet=True)) as session:
-        algorithm, size = session.setup.algorithm, session.setup.batch_size
-        found = []
-        for i in range(len(session.config.seeds)):
-            state = jax.tree.map(lambda x, i=i: x[i], session.state)
-            rows = _scored(algorithm, state, session.data, size // 2)
-            found.append(_summary({name: np.asarray(value) for name, value in rows.items()}))
-    return {name: np.stack([one[name] for one in found]) for name in found[0]}
+    if not (path / FOLDER).is_dir():
+        raise UserError(f"the run {str(path)!r} has no checkpoints, and so no replay buffer.")
+    config = read_config(path / "config.json")
+    dataset = sources.load(config.dataset, config.environment)
+    setup, units = make_setup(config, find_task(config.environment), reward_scale(config, dataset))
+    training, _ = dataset.hold_out(config.validation_fraction)
+    sparse = config.recipe == "antmaze"
+    discount = setup.algorithm.agent.discount
+    data = to_device(training, units.scale, units.shift, discount, sparse, config.normalize_states)
+    checkpoints = Checkpoints(
+        path / FOLDER, {"online", *(p.name for p in setup.algorithm.phases())}
+    )
+    try:
+        found = checkpoints.restore(setup.init(config.seeds))
+    finally:
+        checkpoints.close()
+    if found is None:
+        raise UserError(f"the run {str(path)!r} has no checkpoints, and so no replay buffer.")
+    return setup, found[0], data
 
 
 def table(measured: dict[str, np.ndarray]) -> str:
@@ -92,23 +126,25 @@ def table(measured: dict[str, np.ndarray]) -> str:
     return markdown(["rows", *names], lines)
 
 
-def _scored(
+def scored(
     algorithm: StratDiff, state: TrainState, data: DeviceData, half: int
 ) -> dict[str, Array]:
     """The features of all rows of batches of `half` rows of D_off and `half` of D_on.
 
-    With "online" and "conservative", what they are and become; each [batches * 2 * half].
+    With "online" and "conservative", what they are and become; each [batches * 2 * half]. Of D_on
+    as many rows as fill whole batches, at random.
     """
-    return _in_batches(algorithm, half, int(state.replay.size) // half, state, data)
+    return _in_batches(algorithm, half, int(state.replay.size), state, data)
 
 
 # Compiled once for all seeds of a run.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _in_batches(
-    algorithm: StratDiff, half: int, n: int, state: TrainState, data: DeviceData
+    algorithm: StratDiff, half: int, size: int, state: TrainState, data: DeviceData
 ) -> dict[str, Array]:
     keys, replay, learned = jax.random.split(jax.random.key(0), 3), state.replay, state.learned
-    kept = jax.random.permutation(keys[0], n * half).reshape(n, half)
+    n = size // half
+    kept = jax.random.permutation(keys[0], size)[: n * half].reshape(n, half)
     drawn = data.sample_index(keys[1], n * half).reshape(n, half)
 
     def batch(on: Any, off: Any, key: Any) -> dict[str, Array]:

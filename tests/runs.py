@@ -111,7 +111,7 @@ def process(cache, *args, **variables):
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         **variables,
     }
     return subprocess.Popen(

@@ -14,7 +14,7 @@ import pytest
 import runs
 
 import stratdiff
-from stratdiff import registry
+from stratdiff import experiments, registry
 from stratdiff.errors import UserError
 from stratdiff.experiments import compare, read_spec
 from stratdiff.files import lock_directory
@@ -185,7 +185,7 @@ def spec(tmp_path, data_file, monkeypatch, programs):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(runs.TESTS), runs.SRC)))
     # The cells compile the same programs.
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
-    monkeypatch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     options = runs.TINY | {"seeds": [3, 5]}
     del options["preset"]
     text = "preset = 'demo'\n" + toml("options", options)
@@ -280,6 +280,33 @@ def test_a_spec_s_code_needs_trust(spec, tmp_path, untrusting):
     registry.trust("own_parts:OwnScore")
     (cell,) = read_spec(tmp_path / "a.toml")
     assert cell.config.scoring.curiosity == 0.5
+
+
+def test_cells_that_start_from_another_run_are_known_again(tmp_path, monkeypatch):
+    """A run writes its paths from the root; the experiment may name them from its folder."""
+    monkeypatch.chdir(tmp_path)
+    text = 'preset = "demo"\n[options]\nfrom_run = "runs/offline"\n[tasks.a]\n'
+    text += 'dataset = "stratdiff/hopper-medium"\n[variants.b]\n'
+    cells = read_spec(write(tmp_path / "spec.toml", text))
+    directory = tmp_path / "out/a/b"
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(cells[0].config.located().to_json())
+    (directory / "summary.json").write_text('{"seeds": [0]}')
+    said = []
+    assert compare(cells, tmp_path / "out", say=said.append) == {}
+    assert said == ["1 cells: 1 done before, 0 that cannot be run"]
+
+
+def test_a_cell_whose_summary_is_not_here_is_named(tmp_path, monkeypatch, capsys):
+    """As on a cluster whose machines do not share OUT."""
+    text = '[tasks.a]\ndataset = "stratdiff/hopper-medium"\n[variants.b]\n[variants.c]\nrho = 0.1\n'
+    cells = read_spec(write(tmp_path / "spec.toml", text))
+    monkeypatch.setattr(experiments, "on_ray", lambda waiting, *_: ((c, "") for c in waiting))
+    failed = compare(cells, tmp_path / "out", ray=True, say=lambda _: None)
+    assert {*failed} == {"a/b", "a/c"}
+    assert "its summary.json cannot be read on this machine" in failed["a/b"]
+    # No table of what runs, as Ray's processes do not tell.
+    assert "running" not in capsys.readouterr().err
 
 
 def test_an_out_that_cannot_be_made_is_named(spec, tmp_path):

@@ -33,7 +33,7 @@ def test_the_commands_of_the_page_run(tmp_path, data_file, monkeypatch, programs
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(runs.TESTS), runs.SRC)))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
-    monkeypatch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     options = {k: v for k, v in tiny_options.items() if k != "preset"}
     text = "preset = 'demo'\n[options]\n" + "".join(
         f"{key}.{name} = {value}\n" if isinstance(table, dict) else f"{key} = {value!r}\n"

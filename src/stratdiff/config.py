@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from stratdiff import registry
 from stratdiff.agents.base import AGENTS, Agent
 from stratdiff.algorithm import StratDiff
-from stratdiff.data.sources import environment_of
+from stratdiff.data.sources import absolute, environment_of
 from stratdiff.envs.identity import OUTSIDE, exact
 from stratdiff.errors import UserError, nearest
 from stratdiff.options import (
@@ -210,6 +210,11 @@ class Config(RunOptions):
         named = self.env not in ("", OUTSIDE)
         options = self.env_spec, self.env_kwargs, self.max_episode_steps
         return exact(self.env, *options) if named else ""
+
+    def located(self) -> "Config":
+        """The same config with absolute paths: the process may change its folder."""
+        start = str(Path(self.from_run).absolute()) if self.from_run else ""
+        return dataclasses.replace(self, dataset=absolute(self.dataset), from_run=start)
 
     @property
     def run(self) -> RunOptions:

@@ -16,7 +16,7 @@ from stratdiff import registry
 from stratdiff.agents.base import AGENTS
 from stratdiff.cells import Cell, on_ray, side_by_side
 from stratdiff.config import RunOptions, config_of, difference, read_config
-from stratdiff.data.sources import absolute, check
+from stratdiff.data.sources import check
 from stratdiff.errors import UserError, nearest
 from stratdiff.files import MARK, marking
 from stratdiff.options import NoOptions, flat, takes_list
@@ -83,7 +83,7 @@ def read_spec(path: str | Path) -> list[Cell]:
                 expect(not place, f"{option} must stand {place}.")
                 quoted = f'a name with a dot needs quotes: [variants."{variant}.{key}"]'
                 said = f"[{option}] is a table within a table; {quoted}."
-                expect(not key[0].isdigit(), said)
+                expect(not key[:1].isdigit(), said)
             if task not in tasks:
                 continue
             try:
@@ -228,13 +228,18 @@ def compare(
         finished = on_ray(waiting, out, trusted)
     else:
         finished = side_by_side(waiting, out, trusted, jobs, board.tell)
-    with marking(out / MARK), board, contextlib.closing(finished):
+    # Ray's processes tell no progress: a line for each that is done is all there is.
+    shown = contextlib.nullcontext() if ray else board
+    with marking(out / MARK), shown, contextlib.closing(finished):
         for i, (cell, wrong) in enumerate(finished, 1):
-            if wrong:
-                failed[cell.name] = wrong
             words = wrong or _result(out / cell.name)
+            if wrong or not words:
+                failed[cell.name] = words = wrong or (
+                    "it is done, but its summary.json cannot be read on this machine, below "
+                    f"{str(out.absolute())!r}; give an --out that all machines share."
+                )
             if not ray:
-                board.finish(cell.name, words, bool(wrong))
+                board.finish(cell.name, words, cell.name in failed)
             say(f"{i}/{len(waiting)} {cell.name}: {words}")
     return failed
 
@@ -250,8 +255,7 @@ def _obstacle(cell: Cell, directory: Path) -> str:
         return f"{error} Remove {str(directory)!r} to train that cell anew."
     # Where it gives no environment, the run wrote down the one that its data names.
     named = {key: getattr(cell.config, key) or getattr(found, key) for key in ("env", "env_spec")}
-    named["dataset"] = absolute(cell.config.dataset)
-    wanted = dataclasses.replace(cell.config, **named)
+    wanted = dataclasses.replace(cell.config, **named).located()
     other = difference(found, wanted)
     return other and (
         f"{str(directory)!r} holds a run with {other}, which the experiment asks for; give another "
@@ -268,7 +272,9 @@ def _summary(directory: Path) -> dict[str, Any]:
 
 
 def _result(directory: Path) -> str:
-    summary = _summary(directory)
+    """A finished run in a line; empty where its summary.json cannot be read."""
+    if not (summary := _summary(directory)):
+        return ""
     scores = " -> ".join(number(found["mean"]) for found in summary["score"].values())
     minutes = sum(summary["seconds"].values()) / 60
     return f"{scores} ({len(summary['seeds'])} seeds, {minutes:.1f} minutes of training)"

@@ -23,6 +23,8 @@ QUANTILES = (10, 25, 50, 75, 90)
 WINDOW_DECAY = 0.9
 # Least variance of the scores of an origin, relative to 1 + their mean square.
 MIN_VARIANCE = 1e-6
+# Scores beyond it have no square in float32.
+LARGEST = 1e18
 
 
 class Rows(NamedTuple):
@@ -36,7 +38,7 @@ class Rows(NamedTuple):
 class Split(Protocol):
     """A split rule, made by `cls(options, score)`; `score` is the `Score` whose numbers it gets.
 
-    `Rule` has what most rules share.
+    `SplitRule` has what most rules share.
     """
 
     options: ClassVar[type]
@@ -191,8 +193,13 @@ def _by_side(
 
 
 def follow(window: Window, value: Float[Array, " batch"], online: Bool[Array, " batch"]) -> Window:
-    """The window after a batch: rows of earlier batches count `WINDOW_DECAY` as much each time."""
-    rows = jnp.stack([~online, online])
+    """The window after a batch: rows of earlier batches count `WINDOW_DECAY` as much each time.
+
+    A score that is not finite, or whose square would not be, is left out.
+    """
+    known = jnp.abs(value) < LARGEST
+    value = jnp.where(known, value, 0.0)
+    rows = jnp.stack([~online & known, online & known])
     count = rows.sum(1)
     mean = (rows * value).sum(1) / jnp.maximum(count, 1)
     variance = (rows * jnp.square(value - mean[:, None])).sum(1) / jnp.maximum(count, 1)

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import runs
 
 import stratdiff
 from benchmarks import selection
+from stratdiff.errors import UserError
 from stratdiff.training.session import Session
 
 
@@ -36,9 +39,11 @@ def test_the_likelihood_ratio_selects_what_it_says(data_file, tmp_path):
     options = runs.TINY | {"dataset": str(data_file), "score": "likelihood", "seeds": (0, 1)}
     config = stratdiff.make_config(**options)
     stratdiff.train(config, finished, reporter=runs.QUIET)
+    setup, states, data = selection.read(finished)
     with Session(config, finished, reporter=runs.QUIET) as session:
-        state = jax.tree.map(lambda x: x[1], session.state)
-        found = selection._scored(session.setup.algorithm, state, session.data, 8)
+        jax.tree.map(np.testing.assert_array_equal, states, session.state)
+    state = jax.tree.map(lambda x: x[1], states)
+    found = selection.scored(setup.algorithm, state, data, 8)
     rows = {name: np.asarray(value).reshape(-1, 16) for name, value in found.items()}
     assert rows["online"].shape == (120 // 8, 16)
     assert (rows["online"] == (np.arange(16) >= 8)).all()
@@ -50,8 +55,11 @@ def test_the_likelihood_ratio_selects_what_it_says(data_file, tmp_path):
     assert sorted(rows["age"][rows["online"]]) == list(range(1, 121))
 
 
-def test_a_table_of_a_run(small_run, tmp_path):
-    measured = selection.measure(runs.copy(small_run, tmp_path / "run"))
+def test_a_table_of_a_run_which_stays_as_it_is(small_run, tmp_path):
+    directory = runs.copy(small_run, tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in directory.rglob("*") if p.is_file()}
+    measured = selection.measure(directory)
+    assert {p: p.stat().st_mtime_ns for p in directory.rglob("*") if p.is_file()} == before
     share = measured["share"]
     assert share.shape == (1, 4)
     np.testing.assert_allclose(share.sum(1), 1)
@@ -61,6 +69,14 @@ def test_a_table_of_a_run(small_run, tmp_path):
     lines = selection.table(measured).splitlines()
     assert lines[0] == "| rows | share | age | return | advantage | Q | log π | log μ |"
     assert f"| {selection.KINDS[0]} | {share[0, 0]:.3f} | – |" in lines[2]
+
+
+def test_without_checkpoints_nothing_is_touched(small_run, tmp_path):
+    directory = runs.copy(small_run, tmp_path / "run")
+    shutil.rmtree(directory / "checkpoints")
+    with pytest.raises(UserError, match="has no checkpoints, and so no replay buffer"):
+        selection.measure(directory)
+    assert not (directory / "checkpoints").exists()
 
 
 def test_no_run(tmp_path, capsys, monkeypatch):

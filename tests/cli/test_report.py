@@ -112,6 +112,16 @@ def test_the_page_is_made_again_until_nothing_is_trained(tmp_path, capsys, monke
     assert b"point/b" in page.read_bytes()
 
 
+def test_a_watch_ends_where_no_run_ever_began(tmp_path, capsys, monkeypatch, undrawn):
+    (tmp_path / "out").mkdir()
+    experiment = contextlib.ExitStack()
+    experiment.enter_context(marking(tmp_path / "out" / MARK))
+    left = watch(monkeypatch, experiment.close)
+    arguments = ("report", tmp_path / "out", "--out", tmp_path / "page", "--watch")
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and left == [] and "there is no finished run to report" in err
+
+
 def test_a_run_that_is_trained_alone_is_watched_too(tmp_path, capsys, monkeypatch, undrawn):
     write_run(tmp_path / "a")
     lock = contextlib.ExitStack()

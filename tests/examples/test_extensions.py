@@ -117,7 +117,7 @@ def command(tmp_path_factory):
         "PYTHONPATH": os.pathsep.join(map(str, (EXTENSIONS, TESTS, TESTS.parent / "src"))),
         # The processes compile the same programs.
         "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
     def run(*args):

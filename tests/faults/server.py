@@ -109,7 +109,7 @@ class Server:
                 "PYTHONPATH": os.pathsep.join(map(str, self._path)),
                 "JAX_PLATFORMS": "cpu",
                 "JAX_COMPILATION_CACHE_DIR": str(self._cache),
-                "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "MPLBACKEND": "Agg",
             }

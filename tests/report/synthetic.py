@@ -128,6 +128,7 @@ def write_run(
         "score": {k: {"per_seed": v, "mean": float(np.mean(v))} for k, v in ends.items()},
         "normalized": normalized,
         "seeds": list(seeds),
+        "online_steps": config["online_steps"],
         "dataset": {
             "name": task, "fingerprint": "26ff928b6a099438", "transitions": 201798,
             "episodes": 202, "mean_score": start - 9.3,

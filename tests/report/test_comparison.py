@@ -1,5 +1,7 @@
 """References, paired differences, blocks of tasks, sweeps and notes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from synthetic import write_run
@@ -83,6 +85,14 @@ def test_notes_name_what_differs(tmp_path):
     assert note.startswith("IQL on halfcheetah-medium-replay: the runs differ in online steps")
 
 
+def test_notes_name_seeds_without_a_score(tmp_path):
+    write_run(tmp_path / "a", seeds=(3, 7))
+    (run,), _ = read(tmp_path)
+    assert comparison.notes([run]) == []
+    (note,) = comparison.notes([dataclasses.replace(run, after=np.array([np.nan, 50.0]))])
+    assert "no finite score before or after with seed 3; means leave" in note
+
+
 def test_aggregates_are_the_statistics_of_the_runs(tmp_path):
     for i, task in enumerate(("a", "b")):
         same = {"task": task, "start": 30.0 + 20 * i}
@@ -118,7 +128,10 @@ def test_regret_over_controls(tmp_path):
             write_run(tmp_path / task / name, task=task, **options)
     runs, _ = read(tmp_path)
     own = {name: [r for r in runs if r.variant == name] for name in kinds}
-    found = {name: comparison.over_controls(own[name], runs) for name in kinds}
+    found = {
+        name: [comparison.over_control(own[name], runs, kind) for kind in comparison.CONTROLS]
+        for name in kinds
+    }
     pairs = zip(own["guided"], own["no conservative row"], strict=True)
     less = [a.regret - b.regret for a, b in pairs]
     assert found["guided"][comparison.CONTROLS.index("all plain")] == bootstrap(mean, less)
@@ -132,7 +145,7 @@ def test_regret_over_controls(tmp_path):
         assert {c for c, e in pairs if not e.has_value} == missing
     # A task without the control leaves nothing to average.
     alone = [r for r in runs if (r.task, r.variant) != ("b", "origin")]
-    assert not comparison.over_controls(own["guided"], alone)[2].has_value
+    assert not comparison.over_control(own["guided"], alone, "origin").has_value
 
 
 def test_of_several_controls_the_nearest_is_taken(tmp_path):
@@ -142,8 +155,24 @@ def test_of_several_controls_the_nearest_is_taken(tmp_path):
     runs = {r.variant: r for r in read(tmp_path)[0]}
     for utd in (1, 4):
         own, other = runs[f"guided {utd}"], runs[f"random {utd}"]
-        found = comparison.over_controls([own], [*runs.values()])
-        assert found[1] == bootstrap(mean, [own.regret - other.regret])
+        found = comparison.over_control([own], [*runs.values()], "random")
+        assert found == bootstrap(mean, [own.regret - other.regret])
+
+
+def test_a_control_shares_pre_training_and_seeds(tmp_path):
+    write_run(tmp_path / "guided", seeds=(5, 6))
+    write_run(tmp_path / "plain 0", score="none", seeds=(0, 1))
+    write_run(tmp_path / "plain 5", score="none", seeds=(6, 7), checkpoint_seconds=7.0)
+    write_run(tmp_path / "plain both", score="none", seeds=(5, 6), utd=7)
+    # As WSRL: other critics, and no conservative row.
+    other = {"critic_hidden": [7], "online_target": "value"}
+    write_run(tmp_path / "wsrl", score="origin", rho=0.0, seeds=(5, 6), iql=other)
+    write_run(tmp_path / "longer", score="random", seeds=(5, 6), offline_steps=77)
+    runs = {r.variant: r for r in read(tmp_path)[0]}
+    for kind, name in (("base", "plain 5"), ("all plain", None), ("random", None)):
+        found = comparison.reference(runs["guided"], [*runs.values()], kind)
+        assert (found and found.variant) == name
+    assert comparison.reference(runs["plain both"], [*runs.values()], "all plain") is None
 
 
 def test_no_aggregate_over_the_base_where_a_task_has_none(tmp_path):

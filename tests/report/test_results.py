@@ -107,6 +107,23 @@ def _swap(directory, old, new, name="metrics.jsonl"):
     (directory / name).write_text(text.replace(old, new))
 
 
+def test_a_run_that_was_ended_or_not_evaluated_is_named_so(tmp_path):
+    write_run(tmp_path / "good")
+    for name, change in (
+        ("ended", {"summary.json": ('"online_steps": 10000', '"online_steps": 6000')}),
+        ("blind", {"config.json": ('"eval_episodes": 20', '"eval_episodes": 0')}),
+    ):
+        directory = write_run(tmp_path / name)
+        _cut(directory)
+        for file, (old, new) in change.items():
+            _swap(directory, old, new, file)
+    reasons = {Path(x.path).name: x.reason for x in read(tmp_path)[1]}
+    assert reasons == {
+        "ended": "it was ended at online step 6000 of 10000",
+        "blind": "it was not evaluated (eval_episodes is 0)",
+    }
+
+
 def test_half_finished_and_empty(tmp_path):
     write_run(tmp_path / "good")
     cut = write_run(tmp_path / "cut", finished=False)
@@ -125,6 +142,7 @@ def test_mistakes(tmp_path):
     (tmp_path / "other.json").write_text('{"format": "stratdiff results 99"}')
     for path, expected in [
         (tmp_path / "nowhere", "does not exist"),
+        (tmp_path / ("x" * 300), "cannot be read .File name too long"),
         (tmp_path / "cut", "there is no finished run to report"),
         (tmp_path / "notes.txt", "is no results file"),
         (tmp_path / "other.json", "its format is 'stratdiff results 99'"),

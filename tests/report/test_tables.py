@@ -2,7 +2,7 @@
 
 from synthetic import write_run
 
-from stratdiff.report import results, tables
+from stratdiff.report import comparison, results, tables
 from stratdiff.report.statistics import Estimate
 from stratdiff.report.tables import Table
 
@@ -30,6 +30,26 @@ def test_a_new_phase_has_a_column_in_its_place(tmp_path):
     assert rows["plain"] == ["2.5", "—", "—", "—", "—", "2.2", "4.7"]
     assert rows["longer"] == ["2.5", "0.3", "0.3", "0.1", "1.0", "2.2", "6.4"]
     assert rows["guided"] == ["2.5", "0.3", "0.3", "0.1", "—", "2.2", "5.4"]
+
+
+def test_controls_are_compared_on_every_task_then_over_all(tmp_path):
+    for task in ("a", "b"):
+        write_run(tmp_path / task / "base", task=task, score="none")
+        write_run(tmp_path / task / "random", task=task, score="random")
+    write_run(tmp_path / "a" / "guided", task="a")
+    write_run(tmp_path / "c" / "base", task="c", score="none")
+    runs = results.read([str(tmp_path)])[0]
+    found = [(block, ()) for block in comparison.blocks(runs)]
+    table = tables.controls(found, runs)
+    rows = [(row[1], row[2], row[-1]) for row in table.rows]
+    # Nothing is lost where other tasks lack a variant; `c` has nothing to compare.
+    assert rows == [
+        *((name, 1, "a") for name in ("base", "random", "guided")),
+        *((name, 1, "b") for name in ("base", "random")),
+        *((name, 2, "a, b") for name in ("base", "random")),
+    ]
+    over = {(row[1], row[-1]): row[4] for row in table.rows}
+    assert isinstance(over["guided", "a"], Estimate) and over["guided", "a"].has_interval
 
 
 def test_scores_are_called_by_their_titles(tmp_path):

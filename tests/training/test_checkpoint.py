@@ -50,6 +50,25 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(small_run, tmp_pat
         stratdiff.resume(copy, reporter=runs.QUIET)
 
 
+def test_a_finished_run_without_checkpoints_is_left_as_it_is(small_run, tmp_path):
+    """A run that was fetched from the hub has none."""
+    copy = runs.copy(small_run, tmp_path / "run")
+    shutil.rmtree(copy / "checkpoints")
+    before = {p.name: p.read_bytes() for p in copy.glob("*.*") if p.is_file()}
+    with pytest.raises(UserError, match="is finished, and without its checkpoints it cannot go on"):
+        stratdiff.resume(copy, reporter=runs.QUIET)
+    assert {p.name: p.read_bytes() for p in copy.glob("*.*") if p.is_file()} == before
+
+
+def test_an_unfinished_run_without_checkpoints_begins_again(small_run, tmp_path, capsys):
+    copy = runs.copy(small_run, tmp_path / "run")
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "summary.json").unlink()
+    result = stratdiff.resume(copy)
+    assert "has no checkpoint; it begins again" in capsys.readouterr().err
+    assert result.summary["parameters_sha256"] == small_run.summary["parameters_sha256"]
+
+
 @pytest.fixture
 def checkpoints(tmp_path):
     made = Checkpoints(tmp_path / "run" / "checkpoints")

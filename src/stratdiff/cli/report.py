@@ -60,7 +60,7 @@ def _watched(paths: tuple[str, ...], out: str) -> tuple[list[Run], list[LeftOut]
             found = finished if trained else times
             if found != seen and trained and not finished:
                 print(f"{now}  no run is finished yet", flush=True)
-            elif found != seen:
+            elif found != seen or not (trained or made):
                 with process.deferring():  # a page is whole
                     made = report(paths, out)
                 print(f"{now}  {page}: {len(finished)} finished", flush=True)

@@ -1,11 +1,13 @@
 """What can be compared: variants with their plain base, over tasks, and along one option."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from stratdiff.agents.base import AGENTS
 from stratdiff.report.runs import Run, Runs, by_task, clean, differing, options, title
 from stratdiff.report.statistics import Estimate, bootstrap, improvement, iqm, mean
 
@@ -29,15 +31,38 @@ def control(run: Run) -> str:
 
 
 def reference(run: Run, runs: Runs, kind: str = "base") -> Run | None:
-    """The control that a run is compared with: of several, the one of the nearest config."""
+    """The control that a run is compared with: one with its pre-training and some of its seeds.
+
+    Of several, the one of the nearest config, then the one with the most seeds in common.
+    """
+
+    def distance(other: Run) -> tuple[int, int]:
+        options = {*differing(run, other)} - _BOOKKEEPING
+        return len(options), -len({*run.seeds} & {*other.seeds})
+
     if control(run) == kind:
         return None
-    own = [r for r in runs if (r.task, r.base) == (run.task, run.base) and control(r) == kind]
-    return min(own, key=lambda r: len(differing(run, r)), default=None)
+    own = [r for r in runs if control(r) == kind and _pretrained_alike(run, r)]
+    return min((r for r in own if {*run.seeds} & {*r.seeds}), key=distance, default=None)
+
+
+def _pretrained_alike(a: Run, b: Run) -> bool:
+    """Whether, with the same seed, both start the online phase with the same agent.
+
+    WSRL, whose critics are others, has the options of a control of Cal-QL otherwise.
+    """
+    if (a.task, a.base) != (b.task, b.base):
+        return False
+    read = {"offline_steps", "batch_size", "reward_scale"}
+    if a.base in AGENTS.names():  # of one from outside, its options are not known
+        agent = AGENTS.find(a.base)
+        own = {field.name for field in dataclasses.fields(agent.options)}
+        read |= {f"{agent.name}.{name}" for name in own - {*agent.online_options}}
+    return not read & {*differing(a, b)}
 
 
 def paired_difference(run: Run, other: Run, values: str = "after") -> Float[np.ndarray, " seeds"]:
-    """run minus other, for each seed that both have: they share its pre-training."""
+    """run minus other, for each seed that both have."""
     own, plain = (dict(zip(r.seeds, getattr(r, values), strict=True)) for r in (run, other))
     return np.array([own[seed] - plain[seed] for seed in run.seeds if seed in plain], float)
 
@@ -110,21 +135,19 @@ def aggregates(block: Block, runs: Runs) -> list[Aggregate]:
         better = bootstrap(improvement, [r.after for pair in pairs for r in pair])
         regret = bootstrap(mean, [run.regret for run in own])
         scores = bootstrap(iqm, after), bootstrap(mean, after)
-        out.append(Aggregate(name, *scores, over, better, regret, over_controls(own, runs)[0]))
+        less = over_control(own, runs, "base")
+        out.append(Aggregate(name, *scores, over, better, regret, less))
     return out
 
 
-def over_controls(own: Runs, runs: Runs) -> list[Estimate]:
-    """Regret of a variant's runs, one a task, minus that of each of `CONTROLS`, paired by seed.
+def over_control(own: Runs, runs: Runs, kind: str) -> Estimate:
+    """Regret of a variant's runs, one a task, minus that of one of `CONTROLS`, paired by seed.
 
     Nothing to estimate where a task has no such control, or the variant is the control.
     """
-    out = []
-    for kind in CONTROLS:
-        pairs = [(run, other) for run in own if (other := reference(run, runs, kind))]
-        differences = [paired_difference(*pair, "regret") for pair in pairs]
-        out.append(bootstrap(mean, differences if len(pairs) == len(own) else []))
-    return out
+    pairs = [(run, other) for run in own if (other := reference(run, runs, kind))]
+    differences = [paired_difference(*pair, "regret") for pair in pairs]
+    return bootstrap(mean, differences if len(pairs) == len(own) else [])
 
 
 class Sweep(NamedTuple):
@@ -165,4 +188,11 @@ def notes(runs: Runs) -> list[str]:
             if len(values) > 1:
                 said = ", ".join(sorted(clean(str(v)) for v in values))
                 out.append(f"{title(base)} on {task}: the runs differ in {what} ({said}).")
+        for run in group:
+            known = np.isfinite(run.before) & np.isfinite(run.after)
+            if missing := [str(seed) for seed, ok in zip(run.seeds, known, strict=True) if not ok]:
+                out.append(
+                    f"{title(base)} on {task}, {run.variant}: no finite score before or after with "
+                    f"seed {', '.join(missing)}; means leave such scores out."
+                )
     return out

@@ -6,16 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stratdiff.errors import UserError
 from stratdiff.files import partial_of, writing
 from stratdiff.report import compact, figures, results, tables
-from stratdiff.report.comparison import Found, aggregates, blocks, notes, over_base
+from stratdiff.report.comparison import Found, aggregates, blocks, notes
 from stratdiff.report.panels import Figure
 from stratdiff.report.runs import LeftOut, Run, Runs, title
-from stratdiff.report.statistics import Estimate
 from stratdiff.report.tables import Table, shown
 
 MARK = '<meta name="generator" content="stratdiff report">'  # in templates/page.html
@@ -34,7 +32,7 @@ def report(paths: Sequence[str], out: str) -> tuple[list[Run], list[LeftOut]]:
     runs, left_out = results.read(paths)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = partial_of(target.absolute())
+        partial = partial_of(target.resolve())
         partial.mkdir()
     except OSError as error:
         raise UserError(f"--out {out!r} cannot be made: {error}.") from error
@@ -54,13 +52,10 @@ def short_rows(runs: Runs) -> list[list[str]]:
     plain fine-tuning.
     """
     rows = []
-    for run in runs:
-        each = (run.data_score, run.before, run.after, run.late)
-        ends = [Estimate(float(np.mean(scores))) for scores in each]
-        data, *scores = (shown(estimate, 1) for estimate in ends)
-        regret = shown(Estimate(float(np.mean(run.regret))), 3)
-        over = shown(over_base(run, runs), 1)
-        rows.append([run.task, title(run.base), data, run.variant, *scores, regret, over])
+    for *names, _, data, before, after, late, over, regret in tables.scores(runs).texts():
+        task, base, variant = names
+        means = (cell.partition(" [")[0] for cell in (before, after, late, regret))
+        rows.append([task, base, data, variant, *means, over])
     return rows
 
 
@@ -91,11 +86,16 @@ def check_out(target: Path) -> None:
     Raises:
         UserError: it is a file, or a folder with files of others.
     """
-    if target.exists() and not target.is_dir():
-        raise UserError(f"--out {str(target)!r} is a file; give a directory.")
-    page = target / "index.html"
-    earlier = page.is_file() and MARK.encode() in page.read_bytes()[:4096]
-    if target.exists() and any(target.iterdir()) and not earlier:
+    try:
+        if target.exists() and not target.is_dir():
+            raise UserError(f"--out {str(target)!r} is a file; give a directory.")
+        page = target / "index.html"
+        earlier = page.is_file() and MARK.encode() in page.read_bytes()[:4096]
+        other = target.exists() and any(target.iterdir()) and not earlier
+    except OSError as error:
+        said = f"cannot be looked at ({error.strerror}); give another directory."
+        raise UserError(f"--out {str(target)!r} {said}") from error
+    if other:
         said = f"--out {str(target)!r} holds something that is no earlier report"
         raise UserError(f"{said}; give another directory, or empty it.")
 

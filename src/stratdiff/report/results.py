@@ -37,8 +37,15 @@ def read(paths: Sequence[str]) -> tuple[list[Run], list[LeftOut]]:
     left_out: list[LeftOut] = []
     seen: set[Path] = set()
     for name in paths:
-        if not (path := Path(name)).exists():
-            raise UserError(f"{name!r} does not exist; give run directories, or ones above them.")
+        path = Path(name)
+        try:
+            path.stat()
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            said = "does not exist" if missing else f"cannot be read ({error.strerror})"
+            raise UserError(
+                f"{name!r} {said}; give run directories, or ones above them."
+            ) from error
         found = [path] if path.is_file() else run_folders(path)
         if not found:
             left_out.append(_left_out(name, "no run is in it: no config.json there or below"))
@@ -104,6 +111,11 @@ def _read_directory(directory: Path) -> Run:
         summary = _read_json(directory / "summary.json")
         last = [r["step"] for r in records if r["phase"] in ("base", "online") and "score" in r]
         if last[-1:] != [config["online_steps"] or config["offline_steps"]]:
+            if not config["eval_episodes"]:
+                raise _Unusable("it was not evaluated (eval_episodes is 0)")
+            steps = config["online_steps"]
+            if (done := summary.get("online_steps", steps)) < steps:
+                raise _Unusable(f"it was ended at online step {done} of {steps}")
             raise _Unusable(f"metrics.jsonl is not complete ({progress})")
         return _named(from_compact(compact(config, summary, records)), directory.resolve())
     except _MALFORMED as error:

@@ -8,8 +8,8 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from stratdiff.report.compact import DIAGNOSTICS
-from stratdiff.report.comparison import CONTROLS, Found, over_base, over_controls
-from stratdiff.report.runs import Run, Runs, clean, phases, title
+from stratdiff.report.comparison import CONTROLS, Block, Found, over_base, over_control
+from stratdiff.report.runs import Run, Runs, by_task, clean, phases, title
 from stratdiff.report.statistics import Estimate, bootstrap, finite_mean, mean
 
 NAMES = ("scores", "aggregate", "controls", "seeds", "diagnostics", "cost", "runs")
@@ -104,10 +104,22 @@ def aggregate(found: Found) -> Table:
 
 
 def controls(found: Found, runs: Runs) -> Table:
-    """Regret over what needs no model, where there is more of it than the plain base."""
+    """Regret over what needs no model, where there is more of it than the plain base.
+
+    For each task, then over the tasks of each block.
+    """
+    blocks = [
+        Block(base, (task,), {run.variant: [run] for run in group})
+        for (base, task), group in by_task(runs).items()
+    ]
+    blocks += [block for block, _ in found if len(block.tasks) > 1]
     rows: list[list[Cell]] = []
-    for b, _ in found:
-        over = {name: over_controls(own, runs) for name, own in b.variants.items()}
+    bases = [block.base for block in blocks]
+    for b in sorted(blocks, key=lambda block: bases.index(block.base)):
+        over = {
+            name: [over_control(own, runs, kind) for kind in CONTROLS]
+            for name, own in b.variants.items()
+        }
         if any(e.has_value for estimates in over.values() for e in estimates[1:]):
             tasks = ", ".join(b.tasks)
             rows += [[title(b.base), name, len(b.tasks), *e, tasks] for name, e in over.items()]

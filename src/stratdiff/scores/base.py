@@ -88,7 +88,18 @@ SCORES: Registry[Score] = Registry(
         "support": "stratdiff.scores.support:Support",
         "likelihood": "stratdiff.scores.likelihood:Likelihood",
     },
-    ("options", "name", "phases", "store", "prepare", "score", "normal", "update"),
+    (
+        "options",
+        "name",
+        "frozen",
+        "init",
+        "phases",
+        "store",
+        "prepare",
+        "score",
+        "normal",
+        "update",
+    ),
 )
 
 

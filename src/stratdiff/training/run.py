@@ -84,10 +84,7 @@ class Run:
         environments.check_enough(env, needed)
         # The process may change its folder, and `resume` be called from another.
         self.directory = Path(directory).absolute()
-        there = str(Path(config.from_run).absolute()) if config.from_run else ""
-        config = dataclasses.replace(
-            config, dataset=sources.absolute(config.dataset), from_run=there
-        )
+        config = config.located()
         if dataset is None:
             dataset = sources.load(config.dataset, config.environment, self._show_data)
             self.reporter.end()
@@ -173,6 +170,8 @@ class Run:
             self.checkpoints = Checkpoints(self.directory / FOLDER, phases)
             opened.callback(self.checkpoints.close)
             resumed = self._restore()
+            if not (new or resumed):
+                self._check_unfinished()
             table = self.config.to_table()
             self.sinks: list[Sink] = []
             for kind in self._sinks:
@@ -232,6 +231,17 @@ class Run:
         options = self.position.options
         self.position = dataclasses.replace(position, versions=versions(), options=options)
         return True
+
+    def _check_unfinished(self) -> None:
+        """A run without a checkpoint begins again, which a finished one must not."""
+        if (self.directory / "summary.json").exists():
+            raise UserError(
+                f"the run {str(self.directory)!r} is finished, and without its checkpoints it "
+                "cannot go on; put its folder 'checkpoints' back, or train in another directory."
+            )
+        self.reporter.say(
+            f"warning: the run {str(self.directory)!r} has no checkpoint; it begins again."
+        )
 
     def __enter__(self: T) -> T:
         return self
