@@ -54,10 +54,10 @@ def test_a_finished_run_without_checkpoints_is_left_as_it_is(small_run, tmp_path
     """A run that was fetched from the hub has none."""
     copy = runs.copy(small_run, tmp_path / "run")
     shutil.rmtree(copy / "checkpoints")
-    before = {p.name: p.read_bytes() for p in copy.glob("*.*") if p.is_file()}
+    before = {p: p.is_file() and p.read_bytes() for p in copy.rglob("*")}
     with pytest.raises(UserError, match="is finished, and without its checkpoints it cannot go on"):
         stratdiff.resume(copy, reporter=runs.QUIET)
-    assert {p.name: p.read_bytes() for p in copy.glob("*.*") if p.is_file()} == before
+    assert {p: p.is_file() and p.read_bytes() for p in copy.rglob("*")} == before
 
 
 def test_an_unfinished_run_without_checkpoints_begins_again(small_run, tmp_path, capsys):

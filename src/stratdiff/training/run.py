@@ -163,6 +163,7 @@ class Run:
                 opened.enter_context(undoing(self.directory))
             else:
                 self._same_options(read_config(path))
+                self._check_begun()
             self.state = self.setup.init(self.config.seeds)
             if new:
                 write_text(path, self.config.to_json())
@@ -170,8 +171,6 @@ class Run:
             self.checkpoints = Checkpoints(self.directory / FOLDER, phases)
             opened.callback(self.checkpoints.close)
             resumed = self._restore()
-            if not (new or resumed):
-                self._check_unfinished()
             table = self.config.to_table()
             self.sinks: list[Sink] = []
             for kind in self._sinks:
@@ -232,8 +231,10 @@ class Run:
         self.position = dataclasses.replace(position, versions=versions(), options=options)
         return True
 
-    def _check_unfinished(self) -> None:
+    def _check_begun(self) -> None:
         """A run without a checkpoint begins again, which a finished one must not."""
+        if any(path.name.isdecimal() for path in (self.directory / FOLDER).glob("*")):
+            return
         if (self.directory / "summary.json").exists():
             raise UserError(
                 f"the run {str(self.directory)!r} is finished, and without its checkpoints it "
