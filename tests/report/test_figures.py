@@ -92,6 +92,22 @@ def test_a_sweep_s_variants_are_left_to_its_own_figure(tmp_path):
     assert said == "Not drawn, to keep it readable: rho 0.1 (IQL)."
 
 
+def test_controls_are_drawn_and_of_many_variants_those_of_no_sweep(tmp_path):
+    for task in ("a", "b"):
+        write_run(tmp_path / task / "plain", score="none", task=task)
+        write_run(tmp_path / task / "rho0", score="origin", rho=0.0, task=task)
+    write_run(tmp_path / "a" / "origin", score="origin", task="a")
+    for i in range(1, 7):
+        write_run(
+            tmp_path / "a" / f"support {i}", score="support", guidance_scale=float(i), task="a"
+        )
+    write_run(tmp_path / "a" / "w", score="guided", guidance_scale=3.0, task="a")
+    drawn, said = figures.choose(read(tmp_path))
+    kept = {r.variant for r in drawn}
+    assert len(kept) == figures.MOST_CURVES and {"plain", "rho0", "origin", "w"} <= kept
+    assert said == "Not drawn, to keep it readable: support 5 (IQL), support 6 (IQL)."
+
+
 def test_wall_time_has_every_phase_in_its_order(tmp_path):
     write_run(tmp_path / "plain", score="none")
     write_run(tmp_path / "guided", extra_phases=("density", "warm start"))

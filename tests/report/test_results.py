@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from synthetic import write_run
 
 from stratdiff.errors import UserError
+from stratdiff.experiments import read_spec
 from stratdiff.report import compact, results
 from stratdiff.report.runs import title
 
@@ -211,18 +211,19 @@ def test_the_committed_results_are_read():
     runs, left_out = read(*sorted(COMMITTED.glob("*.json")))
     assert left_out == [] and len(runs) >= 60
     # What is planned has been run in part; nothing else was.
-    planned = tomllib.loads((COMMITTED.parent / "core.toml").read_text())
+    planned = {c.name: c.config for c in read_spec(COMMITTED.parent / "core.toml")}
     (core, _) = read(COMMITTED / "core.json")
-    variants = {name.split("-", 1)[1] for name in planned["variants"]}
-    assert {r.variant for r in core} <= variants
-    assert {r.task for r in core} <= {
-        task["dataset"].split("/")[1] for task in planned["tasks"].values()
-    }
-    assert all(r.config["seeds"] == planned["seeds"] for r in core)
+    cells = {f"{r.task}/{r.base}-{r.variant}": r for r in core}
+    assert cells.keys() <= planned.keys() and len(cells) == len(core)
+    for name, run in cells.items():
+        assert run.config["seeds"] == [*planned[name].seeds] == [*range(10)]
+        assert run.config["online_steps"] == planned[name].online_steps == 20_000
+        assert (run.score, run.config["utd"]) == (planned[name].score, planned[name].utd)
     scores = (*SCORES, "origin", "likelihood")
     pairs = {(base, score) for base in ("iql", "calql") for score in scores}
     assert {(r.base, r.score) for r in runs} == pairs
-    assert all("method" not in r.config and r.config["split"] == "ratio" for r in runs)
+    assert all("method" not in r.config for r in runs)
+    assert {r.config["split"] for r in runs} == {"ratio", "exchange"}
 
 
 def test_bases_and_scores_from_outside_are_not_refused(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 
 from stratdiff.report import panels
 from stratdiff.report.compact import ORIGINS, QUANTILES
-from stratdiff.report.comparison import Found, over_base, reference, sweeps
+from stratdiff.report.comparison import Found, control, over_base, reference, sweeps
 from stratdiff.report.panels import Figure, Key, Line, Panel, Part, Style, rows_height
 from stratdiff.report.runs import Run, Runs, Series, by_task, clean, phases, title
 from stratdiff.report.statistics import bootstrap, finite_mean, mean
@@ -22,7 +22,7 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _MARKERS = "osD^vP"
 _GRAYS = ("#444444", "#888888")
-MOST_CURVES = 7  # in a panel
+MOST_CURVES = 8  # in a panel
 MOST_FANS = 24
 
 Looks = dict[str, Style]
@@ -64,20 +64,22 @@ def styles(runs: Runs) -> Looks:
 def choose(runs: Runs) -> tuple[list[Run], str]:
     """The runs to draw as curves, and a sentence that names the variants left out.
 
-    Of a sweep over one option only the variants of most tasks: the others have a figure of their
-    own. At most `MOST_CURVES` for a base algorithm.
+    Of a sweep over one option only the variants of most tasks and the controls: the others have a
+    figure of their own. At most `MOST_CURVES` for a base algorithm, those of sweeps last.
     """
     tasks = Counter((run.base, run.variant) for run in runs)
-    minor = set()
+    minor, swept = set(), set()
     for sweep in sweeps(runs):
         members = {(sweep.base, run.variant) for _, run in sweep.points}
         most = max(tasks[m] for m in members)
+        members -= {(sweep.base, run.variant) for _, run in sweep.points if control(run)}
         minor |= {m for m in members if tasks[m] < most}
+        swept |= members
     drawn, left = [], []
     for base in dict.fromkeys(run.base for run in runs):
         own = [key for key in tasks if key[0] == base]
         major = [key for key in own if key not in minor]
-        kept = sorted(major, key=lambda key: -tasks[key])[:MOST_CURVES]
+        kept = sorted(major, key=lambda key: (key in swept, -tasks[key]))[:MOST_CURVES]
         drawn += [run for run in runs if (run.base, run.variant) in kept]
         left += [f"{name} ({title(base)})" for _, name in own if (base, name) not in kept]
     said = f"Not drawn, to keep it readable: {', '.join(left)}." if left else ""
