@@ -1,4 +1,4 @@
-"""`make bench`: every figure of docs/performance.md in one run, which took 26 minutes on two cores.
+"""`make bench`: every figure of docs/performance.md in one run, which took 19 minutes on two cores.
 
     python -m benchmarks.bench [--small] [--only SECTION ...]
 

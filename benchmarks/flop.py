@@ -10,8 +10,9 @@ import jax
 def count(function: Any, *args: Any) -> dict[str, float]:
     """Floating-point operations of all matrix products of function(*args), by type of operand.
 
-    Loops count their length times, of branches the costliest one. Everything else (activations,
-    Adam, random numbers) is not counted: what a machine needs at least, not what it does.
+    Loops count their length times, those of unknown length once, of branches the costliest one.
+    Everything else (activations, Adam, random numbers) is not counted: what a machine needs at
+    least, not what it does.
     """
     return dict(_count(jax.make_jaxpr(function)(*args).jaxpr))
 
