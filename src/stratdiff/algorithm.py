@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray, PyTree
 
-from stratdiff.agents.base import Agent, Metrics
+from stratdiff.agents.base import Agent, Metrics, offline_options
 from stratdiff.data.batch import Batch
 from stratdiff.data.device import DeviceData
 from stratdiff.nn import isolated
@@ -77,11 +77,10 @@ class StratDiff:
 
             return dataclasses.replace(phase, update=update, part=f"score.{phase.part}")
 
-        own = {field.name for field in dataclasses.fields(self.agent.options)}
         reads = (
             *("base", "offline_steps", "batch_size", "reward_scale"),
             *("offline_eval_interval", "eval_episodes"),
-            *(f"{self.agent.name}.{name}" for name in sorted(own - {*self.agent.online_options})),
+            *offline_options(self.agent),
         )
         first = Phase("base", self.agent.offline_steps, base, "agent", reads, acts=True)
         more = (of_score(p) if isinstance(p, Phase) else p for p in self.score.phases())

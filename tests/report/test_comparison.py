@@ -164,8 +164,8 @@ def test_a_control_shares_pre_training_and_seeds(tmp_path):
     write_run(tmp_path / "plain 0", score="none", seeds=(0, 1))
     write_run(tmp_path / "plain 5", score="none", seeds=(6, 7), checkpoint_seconds=7.0)
     write_run(tmp_path / "plain both", score="none", seeds=(5, 6), utd=7)
-    # As WSRL: other critics, and no conservative row.
-    other = {"critic_hidden": [7], "online_target": "value"}
+    # As WSRL: another agent, and no conservative row.
+    other = {"expectile": 0.6}
     write_run(tmp_path / "wsrl", score="origin", rho=0.0, seeds=(5, 6), iql=other)
     write_run(tmp_path / "longer", score="random", seeds=(5, 6), offline_steps=77)
     runs = {r.variant: r for r in read(tmp_path)[0]}

@@ -291,6 +291,7 @@ def test_a_run_of_the_program(tiny, tmp_path):
         (["good", "--out", "file"], "--out 'file' is a file"),
         (["good", "--out", "full"], "--out 'full' holds something that is no earlier report"),
         (["good", "--out", "good"], "--out 'good' holds something"),
+        (["good", "--out", "x" * 300], "cannot be looked at .File name too long"),
         (["good", "--out", "file/below"], "cannot be made"),
     ],
 )

@@ -149,6 +149,12 @@ AGENTS: Registry[Agent] = Registry(
 )
 
 
+def offline_options(agent: Agent | type[Agent]) -> list[str]:
+    """The base's own options that its pre-training reads, as "name.option"."""
+    own = {field.name for field in dataclasses.fields(agent.options)}
+    return [f"{agent.name}.{name}" for name in sorted(own - {*agent.online_options})]
+
+
 @dataclasses.dataclass(frozen=True)
 class ActorCritic:
     """What bases share whose state has `actor` (`networks.numpy_policy`) and `target_critic`."""

@@ -1,13 +1,12 @@
 """What can be compared: variants with their plain base, over tasks, and along one option."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from stratdiff.agents.base import AGENTS
+from stratdiff.agents.base import AGENTS, offline_options
 from stratdiff.report.runs import Run, Runs, by_task, clean, differing, options, title
 from stratdiff.report.statistics import Estimate, bootstrap, improvement, iqm, mean
 
@@ -37,8 +36,8 @@ def reference(run: Run, runs: Runs, kind: str = "base") -> Run | None:
     """
 
     def distance(other: Run) -> tuple[int, int]:
-        options = {*differing(run, other)} - _BOOKKEEPING
-        return len(options), -len({*run.seeds} & {*other.seeds})
+        changed = {*differing(run, other)} - _BOOKKEEPING
+        return len(changed), -len({*run.seeds} & {*other.seeds})
 
     if control(run) == kind:
         return None
@@ -53,12 +52,12 @@ def _pretrained_alike(a: Run, b: Run) -> bool:
     """
     if (a.task, a.base) != (b.task, b.base):
         return False
-    read = {"offline_steps", "batch_size", "reward_scale"}
+    read = {"offline_steps", "batch_size", "reward_scale", "recipe", "normalize_states"}
+    read |= {"validation_fraction", "from_run"}
     if a.base in AGENTS.names():  # of one from outside, its options are not known
-        agent = AGENTS.find(a.base)
-        own = {field.name for field in dataclasses.fields(agent.options)}
-        read |= {f"{agent.name}.{name}" for name in own - {*agent.online_options}}
-    return not read & {*differing(a, b)}
+        read |= {*offline_options(AGENTS.find(a.base))}
+    x, y = options(a.config), options(b.config)  # an earlier version may lack some
+    return all(x[name] == y[name] for name in read & x.keys() & y.keys())
 
 
 def paired_difference(run: Run, other: Run, values: str = "after") -> Float[np.ndarray, " seeds"]:
