@@ -244,10 +244,13 @@ def big_data(small: bool) -> tuple[Record, str]:
 
 
 def precision(small: bool) -> tuple[Record, str]:
-    """What reduced precision in sampling is worth."""
-    names = ["guided sampling of 256", "support of one transition"]
+    """What reduced precision is worth, in sampling and in updates."""
+    sampling = ["guided sampling of 256", "support of one transition"]
+    updates = ["iql offline", "calql offline"]
+    names = sampling + updates
     low, full = (
-        [named(name, behaviour={"precision": precision}) for name in names]
+        [named(name, behaviour={"precision": precision}) for name in sampling]
+        + [named(name, precision=precision) for name in updates]
         for precision in ("bfloat16", "float32")
     )
     with Worker("benchmarks.ours") as ours:

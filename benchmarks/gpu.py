@@ -7,8 +7,8 @@ its own, so it has the device's memory to itself, and may crash or be cut off wi
 others. Cases that are compared take turns. Online updates are many a dispatch here, on a full
 replay buffer and without acting; the section `loop` is a real run, with one dispatch a step.
 
-Precisions: JAX takes "bfloat16" for its default, which on a recent NVIDIA GPU may be TF32, and
-"tensorfloat32" for at least TF32; BF16_BF16_F32 really rounds the operands to bfloat16.
+Precisions: "default" is JAX's, which on a recent NVIDIA GPU may be TF32, "tensorfloat32" at least
+TF32, and "bfloat16" what `--precision bfloat16` does: operands are rounded, sums are float32.
 """
 
 import argparse
@@ -70,13 +70,7 @@ class Sizes:
     """(rows, width, products a dispatch)."""
     online: tuple[str, ...] = ONLINE
     precision: tuple[str, ...] = ("calql offline", "iql offline")
-    precisions: tuple[str, ...] = (
-        "default",
-        "tensorfloat32",
-        "float32",
-        "bfloat16",
-        "BF16_BF16_F32",
-    )
+    precisions: tuple[str, ...] = ("default", "tensorfloat32", "float32", "bfloat16")
     loop_steps: int = 5000
     loop_log: int = 500
     loop_rows: int = 100_000

@@ -3,11 +3,13 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import optax
 import pytest
 from arrays import f64, linear, normal, silu
 
+from stratdiff import cpu
 from stratdiff.nn import (
     MLP,
     FourierFeatures,
@@ -15,9 +17,11 @@ from stratdiff.nn import (
     Linear,
     apply_gradients,
     copy,
+    dot,
     init_optimizer,
     isolated,
     low_precision,
+    products,
     stack,
 )
 
@@ -104,6 +108,42 @@ def test_fourier_features_equal_numpy_and_have_the_scale():
     # Angles reach 600; float32 rounds them by up to 6e-5, twice.
     expected = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
     np.testing.assert_allclose(features(t), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("outputs", [7, 1])
+@pytest.mark.parametrize("processor", [jnp.float32, jnp.bfloat16])
+def test_products_in_bfloat16_round_operands_alone(monkeypatch, processor, outputs):
+    monkeypatch.setattr(cpu, "low_precision", lambda: processor)
+
+    def rounded(x):
+        return f64(np.asarray(x).astype(ml_dtypes.bfloat16))
+
+    x, weight, g = normal(1, 5, 6, 300), normal(2, 300, outputs), normal(3, 5, 6, outputs)
+
+    @jax.jit
+    def both(x, weight, g):
+        value, back = jax.vjp(dot, x, weight)
+        return value, *back(g)
+
+    full = both(x, weight, g)
+    with products("bfloat16"):
+        low = both(x, weight, g)
+        with products("float32"):
+            inner = both(x, weight, g)
+    rows, of_rows = x.reshape(30, 300), g.reshape(30, outputs)
+    wanted = [
+        rounded(rows) @ rounded(weight),
+        rounded(of_rows) @ rounded(weight).T,
+        rounded(rows).T @ rounded(of_rows),
+    ]
+    for found, expected in zip(low, wanted, strict=True):
+        assert found.dtype == jnp.float32
+        # Sums of up to 300 products in float32: far below the 0.4 % of a rounded number.
+        np.testing.assert_allclose(f64(found).reshape(expected.shape), expected, atol=2e-4)
+    for found, expected, other in zip(inner, full, low, strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert np.abs(f64(found) - f64(other)).max() > 5e-3
+    np.testing.assert_array_equal(both(x, weight, g)[0], full[0])
 
 
 def test_low_precision_sums_in_float32_and_has_the_gradient_by_its_input():

@@ -14,9 +14,9 @@ import jax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from stratdiff.agents.base import Agent, Metrics, offline_options
-from stratdiff.data.batch import Batch
+from stratdiff.data.batch import Batch, Transition
 from stratdiff.data.device import DeviceData
-from stratdiff.nn import isolated
+from stratdiff.nn import Precision, isolated, products
 from stratdiff.phases import Phase, StorePhase
 from stratdiff.scores.base import AgentView, Score
 from stratdiff.splits import Split
@@ -49,6 +49,8 @@ class StratDiff:
     """Transitions of an offline update of the agent."""
     q_divisor: float = 1.0
     """Q in the agent's training units / q_divisor is in reference reward units."""
+    precision: Precision = "float32"
+    """Of the matrix products in updates; scores are computed in full."""
 
     def init(self, key: PRNGKeyArray) -> State:
         """A fresh state."""
@@ -67,13 +69,15 @@ class StratDiff:
         ) -> tuple[PyTree, Metrics]:
             batch_key, key = jax.random.split(key)
             batch = data.take(data.sample_index(batch_key, self.batch_size))
-            return self.agent.update(state.agent, batch, key, self.batch_size)
+            with products(self.precision):
+                return self.agent.update(state.agent, batch, key, self.batch_size)
 
         def of_score(phase: Phase) -> Phase:
             def update(
                 state: State, data: DeviceData, stored: PyTree, key: PRNGKeyArray
             ) -> tuple[PyTree, Metrics]:
-                return phase.update((state.score, self.view(state)), data, stored, key)
+                with products(self.precision):
+                    return phase.update((state.score, self.view(state)), data, stored, key)
 
             return dataclasses.replace(phase, update=update, part=f"score.{phase.part}")
 
@@ -98,13 +102,16 @@ class StratDiff:
         # 2. Split the batch: conservative rows first (section 5).
         split, rows, metrics = self.split(state.split, score, batch.online)
         # 3. The score learns too: the energy model follows the current Q (section 2).
-        learned, more = self.score.update(prepared, agent, batch, keys.score_update)
+        with products(self.precision):
+            learned, more = self.score.update(prepared, agent, batch, keys.score_update)
         # 4. Conservative loss on the first rows, plain online loss on the others (section 6).
         ordered = jax.tree.map(lambda x: x[rows.order], batch.transitions)
-        new, losses = isolated(
-            lambda key, agent, batch: self.agent.update(agent, batch, key, rows.conservative),
-            keys.agent, state.agent, ordered,
-        )  # fmt: skip
+
+        def learn(key: PRNGKeyArray, agent: PyTree, batch: Transition) -> tuple[PyTree, Metrics]:
+            with products(self.precision):
+                return self.agent.update(agent, batch, key, rows.conservative)
+
+        new, losses = isolated(learn, keys.agent, state.agent, ordered)
         return State(new, learned, split), metrics | more | losses
 
     def view(self, state: State) -> AgentView:
@@ -115,7 +122,8 @@ class StratDiff:
             for o, a, value in known:
                 if o is obs and a is actions:
                     return value
-            value = self.agent.support_q(state.agent, obs, actions) / self.q_divisor
+            with products("float32"):  # also where an update asks
+                value = self.agent.support_q(state.agent, obs, actions) / self.q_divisor
             known.append((obs, actions, value))
             return value
 

@@ -18,6 +18,7 @@ from stratdiff.algorithm import StratDiff
 from stratdiff.data.sources import absolute, environment_of
 from stratdiff.envs.identity import OUTSIDE, exact
 from stratdiff.errors import UserError, nearest
+from stratdiff.nn import Precision
 from stratdiff.options import (
     Count,
     Decay,
@@ -131,6 +132,9 @@ class RunOptions:
     """Online transitions before batches hold any of them."""
     frozen_steps: Steps = 0
     """Environment steps at the start of the online phase in which nothing is learned."""
+    precision: Precision = "float32"
+    """Matrix products of updates: float32, or bfloat16, which is faster where the device has it;
+    weights, sums, losses and scores are float32 in both."""
     normalize_states: bool = True
     """Normalise states by mean and standard deviation of the offline data."""
 
@@ -256,6 +260,7 @@ class Config(RunOptions):
             kind(self.splitting, score),
             self.batch_size,
             agent.reward_units(self.recipe, reward_scale).q_divisor,
+            self.precision,
         )
 
 

@@ -65,6 +65,15 @@ def _here() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def has_low_product(transposed: bool, columns: int) -> bool:
+    """Whether XLA has the bfloat16 product of a matrix with one of so many columns.
+
+    For CPUs it lacks (jaxlib 0.10: "Unsupported element type") those of a transpose, as in the
+    gradient by weights, and those with a vector.
+    """
+    return not _here() or not (transposed or columns == 1)
+
+
 def over_seeds(function: Callable[..., T], *arrays: PyTree) -> T:
     """`function` of each seed: all arrays have the seeds as their leading axis.
 

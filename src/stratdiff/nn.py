@@ -4,6 +4,7 @@ All modules take arrays with any number of leading batch dimensions, so a batch 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeVar
 
 import equinox as eqx
@@ -18,6 +19,7 @@ from stratdiff import cpu
 
 Init = Literal["uniform", "orthogonal"]
 Activation = Literal["relu", "silu"]
+Precision = Literal["float32", "bfloat16"]
 
 T = TypeVar("T", bound=PyTree)
 
@@ -122,13 +124,16 @@ def _orthogonal(rng: np.random.Generator, n_in: int, n_out: int) -> np.ndarray:
 
 
 def dot(x: Float[Array, "*batch in"], weight: Float[Array, "in out"]) -> Float[Array, "*batch out"]:
-    """x W, in the precision of W.
+    """x W, in the precision of W, or in that of `products`.
 
     All batch dimensions are made one first: gradients by W are then one plain matrix product.
     """
     rows = x.reshape(-1, x.shape[-1])
-    product = low_precision_dot if weight.dtype == jnp.bfloat16 else jnp.matmul
-    return product(rows, weight).reshape(*x.shape[:-1], weight.shape[-1])
+    if weight.dtype == jnp.bfloat16:
+        product = low_precision_dot(rows, weight)
+    else:
+        product = (rounded_dot if _low_products() else jnp.matmul)(rows, weight)
+    return product.reshape(*x.shape[:-1], weight.shape[-1])
 
 
 @jax.custom_vjp
@@ -143,6 +148,48 @@ low_precision_dot.defvjp(
     lambda x, weight: (low_precision_dot(x, weight), weight),
     lambda weight, g: (low_precision_dot(g, weight.T), None),
 )
+
+
+@jax.custom_vjp
+def rounded_dot(
+    x: Float[Array, "rows in"], weight: Float[Array, "in out"]
+) -> Float[Array, "rows out"]:
+    """x W of numbers rounded to bfloat16, summed in float32, and so its gradients' products."""
+    return _rounded(x, weight)
+
+
+rounded_dot.defvjp(
+    lambda x, weight: (rounded_dot(x, weight), (x, weight)),
+    lambda both, g: (_rounded(g, both[1].T), _rounded(both[0].T, g, transposed=True)),
+)
+
+
+def _rounded(
+    a: Float[Array, "rows in"], b: Float[Array, "in out"], transposed: bool = False
+) -> Float[Array, "rows out"]:
+    """a b of rounded numbers; with `transposed`, a is the transpose of an array in memory."""
+    if cpu.low_precision() == jnp.bfloat16 and cpu.has_low_product(transposed, b.shape[-1]):
+        return low_precision_dot(a, b.astype(jnp.bfloat16))
+    # As float32: products of two rounded numbers are exact, so only the sums round otherwise.
+    # Unlike a conversion there and back, the compiler may not leave this rounding out.
+    return jnp.matmul(*(jax.lax.reduce_precision(x, 8, 7) for x in (a, b)))
+
+
+def _low_products() -> bool:
+    now: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return now == "bfloat16"
+
+
+def products(precision: Precision) -> AbstractContextManager[Any]:
+    """Within it, what is traced multiplies matrices in this precision.
+
+    Weights, sums and all else stay in float32. "float32" is JAX's own default for the device.
+    JAX's setting carries the word, since JAX knows a traced program by it; what it does by itself
+    depends on the device (a CPU ignores it), so it is `dot` that rounds.
+    """
+    if precision == "bfloat16":
+        return jax.default_matmul_precision("bfloat16")
+    return jax.default_matmul_precision(None) if _low_products() else nullcontext()
 
 
 def low_precision(net: T, dtype: Any = jnp.bfloat16) -> T:

@@ -44,7 +44,7 @@ class BehaviourConfig:
     """DPM-Solver++: multistep in λ, or singlestep in t as in CEP's code, far less accurate."""
     precision: Precision = "auto"
     """Matrix products of sampling: bfloat16 with float32 sums, float32, or auto: bfloat16 where
-    the device has it. Training is float32."""
+    the device has it."""
     support_actions: Several = 16
     """Support actions M kept per state."""
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from stratdiff import cpu
 from stratdiff.compiled import keep_compiled
 from stratdiff.config import OUTSIDE, Config, difference, read_config, table_to_config
 from stratdiff.data import sources
@@ -102,6 +104,11 @@ class Run:
         note = physics_note(self.task.env_id, dataset.mujoco)
         if note:
             self.reporter.say(f"warning: data set {dataset.name!r}: {note}")
+        if self.config.precision == "bfloat16" and cpu.low_precision() != jnp.bfloat16:
+            self.reporter.say(
+                "warning: this processor has no instructions for bfloat16; --precision bfloat16 "
+                "rounds as they would, and makes nothing faster."
+            )
         check_data(self.task, dataset)
         sparse = self.config.recipe == "antmaze"
         self.reporter.say(f"{'data':<10} {dataset.line(sparse)}")

@@ -40,6 +40,7 @@ from stratdiff.training.state import named
 _ALWAYS = (
     *("env", "env_kwargs", "env_spec", "max_episode_steps"),
     *("recipe", "seeds", "log_interval", "normalize_states", "from_run", "validation_fraction"),
+    "precision",
 )
 
 
