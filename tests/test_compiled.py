@@ -63,7 +63,10 @@ def test_what_the_user_chose_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] in ([], ["own"])
 
 
-@pytest.mark.parametrize("damage", ["cut off", "other bytes", "no folder"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut off", *(pytest.param(d, marks=pytest.mark.slow) for d in ("other bytes", "no folder"))],
+)
 def test_a_damaged_cache_costs_time_only(tmp_path, damage):
     before = run(tmp_path / "cache")
     if damage == "no folder":

@@ -9,22 +9,35 @@ from steps import made_up, run, same, setup
 from stratdiff.training import online
 
 
-@pytest.mark.parametrize("base", ["iql", pytest.param("calql", marks=pytest.mark.slow)])
-def test_rho_0_treats_every_row_as_online(tiny, base):
-    _, guided, total = run(tiny(base=base, rho=0.0))
+@pytest.mark.parametrize(
+    ("base", "score"),
+    [
+        ("iql", "origin"),
+        pytest.param("iql", "guided", marks=pytest.mark.slow),
+        pytest.param("calql", "guided", marks=pytest.mark.slow),
+    ],
+)
+def test_rho_0_treats_every_row_as_online(tiny, base, score):
+    _, scored, total = run(tiny(base=base, score=score, rho=0.0))
     _, random, _ = run(tiny(base=base, score="random", rho=0.0))
     _, plain, _ = run(tiny(base=base, score="none"))
-    assert same(guided.learned.agent, random.learned.agent)
-    assert not same(guided.learned.agent, plain.learned.agent)
+    assert same(scored.learned.agent, random.learned.agent)
+    assert not same(scored.learned.agent, plain.learned.agent)
     assert "conservative_gap" not in total.sums
 
 
-def test_the_split_changes_what_is_learned(tiny):
-    _, guided, _ = run(tiny(rho=0.5))
-    _, random, _ = run(tiny(rho=0.5, score="random"))
-    assert not same(guided.learned.agent, random.learned.agent)
-    _, support, _ = run(tiny(rho=0.5, score="support"))
-    assert not same(guided.learned.agent, support.learned.agent)
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("origin", "random"),
+        pytest.param("guided", "random", marks=pytest.mark.slow),
+        pytest.param("guided", "support", marks=pytest.mark.slow),
+    ],
+)
+def test_the_split_changes_what_is_learned(tiny, one, other):
+    _, first, _ = run(tiny(rho=0.5, score=one))
+    _, second, _ = run(tiny(rho=0.5, score=other))
+    assert not same(first.learned.agent, second.learned.agent)
 
 
 @pytest.mark.slow
@@ -67,7 +80,7 @@ def test_utd_does_that_many_updates(tiny):
 
 
 def test_batches_hold_online_rows_only_after_the_warm_up_and_half_then(tiny):
-    config = tiny(online_warmup=20)
+    config = tiny(online_warmup=20, score="support")
     for steps, expected in ((19, 0), (21, 8)):
         made, state, _ = run(config, steps=steps)
         _, _, data, stored = setup(config)
@@ -131,8 +144,9 @@ def test_finished_episode_gets_its_returns_to_go(tiny):
 
 def test_a_loop_gives_the_bits_of_its_steps(tiny):
     """`Loop` keeps what is frozen out of the dispatch, and its state flat."""
-    made, looped, sums = run(tiny(), steps=3)
-    _, state, data, stored = setup(tiny())
+    config = tiny(score="support")
+    made, looped, sums = run(config, steps=3)
+    _, state, data, stored = setup(config)
     total = online.empty_online_accumulator(made, state, data, stored)
     step = jax.jit(online.online_step, static_argnums=0)
     for i in range(3):
