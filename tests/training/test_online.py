@@ -144,9 +144,8 @@ def test_finished_episode_gets_its_returns_to_go(tiny):
 
 def test_a_loop_gives_the_bits_of_its_steps(tiny):
     """`Loop` keeps what is frozen out of the dispatch, and its state flat."""
-    config = tiny(score="support")
-    made, looped, sums = run(config, steps=3)
-    _, state, data, stored = setup(config)
+    made, looped, sums = run(tiny(), steps=3)
+    _, state, data, stored = setup(tiny())
     total = online.empty_online_accumulator(made, state, data, stored)
     step = jax.jit(online.online_step, static_argnums=0)
     for i in range(3):
