@@ -168,6 +168,8 @@ def test_a_control_shares_pre_training_and_seeds(tmp_path):
     other = {"expectile": 0.6}
     write_run(tmp_path / "wsrl", score="origin", rho=0.0, seeds=(5, 6), iql=other)
     write_run(tmp_path / "longer", score="random", seeds=(5, 6), offline_steps=77)
+    # The others are of a version that had no such option.
+    write_run(tmp_path / "rounded", score="random", seeds=(5, 6), precision="bfloat16")
     runs = {r.variant: r for r in read(tmp_path)[0]}
     for kind, name in (("base", "plain 5"), ("all plain", None), ("random", None)):
         found = comparison.reference(runs["guided"], [*runs.values()], kind)

@@ -1,5 +1,6 @@
 """What can be compared: variants with their plain base, over tasks, and along one option."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stratdiff.agents.base import AGENTS, offline_options
+from stratdiff.config import RunOptions
 from stratdiff.report.runs import Run, Runs, by_task, clean, differing, options, title
 from stratdiff.report.statistics import Estimate, bootstrap, improvement, iqm, mean
 
@@ -53,10 +55,12 @@ def _pretrained_alike(a: Run, b: Run) -> bool:
     if (a.task, a.base) != (b.task, b.base):
         return False
     read = {"offline_steps", "batch_size", "reward_scale", "recipe", "normalize_states"}
-    read |= {"validation_fraction", "from_run"}
+    read |= {"validation_fraction", "from_run", "precision"}
     if a.base in AGENTS.names():  # of one from outside, its options are not known
         read |= {*offline_options(AGENTS.find(a.base))}
-    x, y = options(a.config), options(b.config)  # an earlier version may lack some
+    # An earlier version may lack some, and did as the default says; of a base's this is not known.
+    default = {field.name: field.default for field in dataclasses.fields(RunOptions)}
+    x, y = (default | options(run.config) for run in (a, b))
     return all(x[name] == y[name] for name in read & x.keys() & y.keys())
 
 
