@@ -108,6 +108,17 @@ def test_controls_are_drawn_and_of_many_variants_those_of_no_sweep(tmp_path):
     assert said == "Not drawn, to keep it readable: support 5 (IQL), support 6 (IQL)."
 
 
+def test_a_task_is_a_column_also_where_a_base_lacks_it(tmp_path):
+    for base, tasks in (("iql", "ab"), ("calql", "abc")):
+        for task in tasks:
+            write_run(tmp_path / base / task, base=base, task=task, score="none")
+    main = made(read(tmp_path))["main"]
+    assert main.columns == 3
+    assert [panel and panel.title for panel in main.panels] == [
+        "a\nIQL", "b\nIQL", None, "a\nCal-QL", "b\nCal-QL", "c\nCal-QL",
+    ]  # fmt: skip
+
+
 def test_wall_time_has_every_phase_in_its_order(tmp_path):
     write_run(tmp_path / "plain", score="none")
     write_run(tmp_path / "guided", extra_phases=("density", "warm start"))

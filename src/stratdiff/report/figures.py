@@ -94,9 +94,17 @@ def _by_task(
     name: str, runs: Runs, looks: Looks, parts: Parts, keys: Sequence[Key] = (), remark: str = ""
 ) -> Figure | None:
     """A panel a task and base algorithm, with a row a base algorithm where that fits."""
-    columns = max(2, min(4, len({run.task for run in runs})))
-    each = [(_titled(task, base), parts(group)) for (base, task), group in by_task(runs).items()]
-    found = [Panel(heading, own, 2.3 if len(own) == 1 else 3.4) for heading, own in each]
+    groups = by_task(runs)
+    tasks = list(dict.fromkeys(task for _, task in groups))
+    columns = max(2, min(4, len(tasks)))
+    places = [*groups]
+    if len(tasks) == columns:  # a task is a column, also where a base lacks it
+        places = [(base, task) for base in dict.fromkeys(b for b, _ in groups) for task in tasks]
+    found: list[Panel | None] = []
+    for base, task in places:
+        own = parts(groups[base, task]) if (base, task) in groups else []
+        height = 2.3 if len(own) == 1 else 3.4
+        found.append(Panel(_titled(task, base), own, height) if own else None)
     have = {run.variant for run in runs}
     legend = [Key(variant, look) for variant, look in looks.items() if variant in have]
     seeds = {len(run.seeds) for run in runs}

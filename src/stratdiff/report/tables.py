@@ -122,9 +122,9 @@ def controls(found: Found, runs: Runs) -> Table:
         }
         if any(e.has_value for estimates in over.values() for e in estimates[1:]):
             tasks = ", ".join(b.tasks)
-            rows += [[title(b.base), name, len(b.tasks), *e, tasks] for name, e in over.items()]
-    columns = ["base", "variant", "tasks", *(f"over {c}" for c in CONTROLS), "which tasks"]
-    return Table("controls", columns, rows, [0, 0, 0, *[3] * len(CONTROLS), 0])
+            rows += [[tasks, title(b.base), name, *e] for name, e in over.items()]
+    columns = ["tasks", "base", "variant", *(f"over {c}" for c in CONTROLS)]
+    return Table("controls", columns, rows, [0, 0, 0, *[3] * len(CONTROLS)])
 
 
 def seeds(runs: Runs) -> Table:
