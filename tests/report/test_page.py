@@ -102,7 +102,7 @@ def test_the_table_of_scores_is_that_of_the_runs(runs, made):
     assert float(aggregate["IQL", "stratdiff"]["over base"]) == pytest.approx(
         np.mean(both), rel=1e-4
     )
-    assert aggregate["IQL", "stratdiff"]["which tasks"] == "hopper-medium-v2, walker2d-medium"
+    assert aggregate["IQL", "stratdiff"]["tasks"] == "hopper-medium-v2, walker2d-medium"
 
 
 def test_the_page_names_what_was_left_out(made):

@@ -95,12 +95,12 @@ def scores(runs: Runs) -> Table:
 
 def aggregate(found: Found) -> Table:
     """Over tasks."""
-    columns = ["base", "variant", "tasks", "IQM after", "mean after", "over base", "P(better)"]
-    columns += ["regret", "regret over base", "which tasks"]
+    columns = ["tasks", "base", "variant", "IQM after", "mean after", "over base", "P(better)"]
+    columns += ["regret", "regret over base"]
     rows: list[list[Cell]] = []
     for b, own in found:
-        rows += [[title(b.base), a[0], len(b.tasks), *a[1:], ", ".join(b.tasks)] for a in own]
-    return Table("aggregate", columns, rows, [0, 0, 0, 1, 1, 1, 2, 3, 3, 0])
+        rows += [[", ".join(b.tasks), title(b.base), *a] for a in own]
+    return Table("aggregate", columns, rows, [0, 0, 0, 1, 1, 1, 2, 3, 3])
 
 
 def controls(found: Found, runs: Runs) -> Table:
