@@ -65,7 +65,7 @@ def test_the_reference_is_whole(site):
 def test_links_and_formulas_of_the_repository_are_those_of_the_site(site):
     text = page(site, "index.html")
     assert 'href="method.html"' in text and 'href="tutorial.html"' in text
-    assert 'src="images/core-small.png"' in text
+    assert 'src="images/demo.png"' in text
     # Files that are no pages are named and lead nowhere.
     text = page(site, "extending.html")
     assert "<td><code>td3bc.py</code></td>" in text and 'href="../' not in text

@@ -26,6 +26,7 @@ from stratdiff.options import (
     Interval,
     NonNegative,
     NoOptions,
+    Object,
     Rule,
     Several,
     Steps,
@@ -77,16 +78,6 @@ Share = Annotated[
 ]
 
 
-def _is_object(text: str) -> bool:
-    try:
-        return not text or isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-Object = Annotated[str, Rule(_is_object, "a JSON object, such as '{\"goal\": 5}'")]
-
-
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
     """A run: data, method and lengths."""
@@ -133,7 +124,7 @@ class RunOptions:
     frozen_steps: Steps = 0
     """Environment steps at the start of the online phase in which nothing is learned."""
     precision: Precision = "float32"
-    """Matrix products of updates: float32, or bfloat16, which is faster where the device has it;
+    """Matrix products of updates: float32, or bfloat16, for devices with instructions for it;
     weights, sums, losses and scores are float32 in both."""
     normalize_states: bool = True
     """Normalise states by mean and standard deviation of the offline data."""

@@ -5,6 +5,7 @@ fields stands in the dataclass's own `check`, if it has one.
 """
 
 import dataclasses
+import json
 import math
 import types
 from collections.abc import Callable, Iterator
@@ -52,6 +53,16 @@ Widths = Annotated[
         f"at most 64 widths of at most {_WIDEST:,}",
     ),
 ]
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return not text or isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+Object = Annotated[str, Rule(_is_object, "a JSON object, such as '{\"goal\": 5}'")]
 
 
 def _is_represented(value: Any) -> bool:

@@ -9,13 +9,12 @@ from steps import made_up, run, same, setup
 from stratdiff.training import online
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("base", "score"),
-    [
-        ("iql", "origin"),
-        pytest.param("iql", "guided", marks=pytest.mark.slow),
-        pytest.param("calql", "guided", marks=pytest.mark.slow),
-    ],
+    ("base", "score"), [("iql", "origin"), slow("iql", "guided"), slow("calql", "guided")]
 )
 def test_rho_0_treats_every_row_as_online(tiny, base, score):
     _, scored, total = run(tiny(base=base, score=score, rho=0.0))
@@ -27,12 +26,7 @@ def test_rho_0_treats_every_row_as_online(tiny, base, score):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("origin", "random"),
-        pytest.param("guided", "random", marks=pytest.mark.slow),
-        pytest.param("guided", "support", marks=pytest.mark.slow),
-    ],
+    ("one", "other"), [("origin", "random"), slow("guided", "random"), slow("guided", "support")]
 )
 def test_the_split_changes_what_is_learned(tiny, one, other):
     _, first, _ = run(tiny(rho=0.5, score=one))

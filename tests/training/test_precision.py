@@ -111,6 +111,18 @@ def test_an_update_scores_in_full(tiny, base, score):
     assert kept < all_of_them <= rounded + kept
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["iql", "calql"])
+def test_a_processor_with_bfloat16_compiles_every_product(tiny, base, monkeypatch):
+    """XLA for CPUs lacks some of them ("Unsupported element type"), and says so when they run."""
+    monkeypatch.setattr(cpu, "low_precision", lambda: jnp.bfloat16)
+    _, low, state, data, stored = both(tiny(base=base, score="guided"))
+    step = jax.jit(lambda s: online.online_update(low, s, data, stored, jnp.asarray(0)))
+    compiled = step.lower(state).compile()
+    assert "bf16[" in compiled.as_text()
+    jax.block_until_ready(compiled(state))
+
+
 def test_the_option_reaches_the_algorithm(tiny):
     assert tiny(precision="bfloat16").algorithm(2, 2, 1.0).precision == "bfloat16"
     assert tiny().algorithm(2, 2, 1.0).precision == "float32"
