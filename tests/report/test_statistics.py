@@ -10,8 +10,10 @@ from stratdiff.report.statistics import (
     improvement,
     iqm,
     late,
+    lowest,
     mean,
     regret,
+    spread,
 )
 
 RNG = np.random.default_rng(7)
@@ -31,6 +33,17 @@ def test_last_quarter_by_hand():
     scores = np.array([[9.0, 1.0]] * 3 + [[1.0, np.nan], [2.0, 4.0], [6.0, np.nan]])
     np.testing.assert_allclose(late(steps, scores), [3.0, 4.0])  # 300 is no more than 3/4 of 400
     assert np.isnan(late(np.zeros(0, int), np.zeros((0, 2)))).all()
+
+
+def test_lowest_and_spread_by_hand():
+    steps = np.array([0, 100, 200])
+    scores = np.array([[1.0, 5.0, np.nan], [4.0, np.nan, np.nan], [3.0, 9.0, np.nan]])
+    # What comes before the first environment step is not the online phase's.
+    np.testing.assert_allclose(lowest(steps, scores), [3.0, 9.0, np.nan])
+    # Deviations sqrt(8) of 1 and 5, sqrt(18) of 3 and 9; the second point has one seed.
+    assert spread(scores) == pytest.approx((8**0.5 + 18**0.5) / 2)
+    assert np.isnan(spread(scores[:, :1]))
+    assert np.isnan(lowest(steps[:1], scores[:1])).all()
 
 
 def test_regret_by_hand():

@@ -70,6 +70,20 @@ class Run:
         return statistics.late(online["step"], online["score"])
 
     @property
+    def lowest(self) -> Float[np.ndarray, " seeds"]:
+        """Per seed: the lowest score of the evaluations online; NaN without an online phase."""
+        online = self.evaluations.get("online")
+        if online is None:
+            return np.full(len(self.seeds), np.nan)
+        return statistics.lowest(online["step"], online["score"])
+
+    @property
+    def spread(self) -> float:
+        """Deviation over the seeds, a mean over the online phase; NaN where it is not known."""
+        online = self.evaluations.get("online")
+        return math.nan if online is None else statistics.spread(online["score"])
+
+    @property
     def data_score(self) -> float:
         """Mean score of the data's trajectories; NaN where it is not known."""
         known = self.about["dataset"].get("mean_score")

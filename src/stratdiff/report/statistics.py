@@ -124,3 +124,25 @@ def late(
     """
     chosen = np.asarray(steps) > 0.75 * np.max(steps, initial=0)
     return finite_mean(scores[chosen], axis=0)
+
+
+def lowest(
+    steps: Shaped[np.ndarray, " points"], scores: Float[np.ndarray, "points seeds"]
+) -> Float[np.ndarray, " seeds"]:
+    """Lowest score of the evaluations after the first environment step.
+
+    NaN points are left out; NaN where none is left.
+    """
+    chosen = scores[np.asarray(steps) > 0]
+    least = np.where(np.isfinite(chosen), chosen, np.inf).min(0, initial=np.inf)
+    return np.where(np.isinf(least), np.nan, least)
+
+
+def spread(scores: Float[np.ndarray, "points seeds"]) -> float:
+    """Mean over the points of the sample standard deviation over the seeds.
+
+    NaN are left out; NaN where no point has two seeds.
+    """
+    known = np.ma.masked_invalid(scores)
+    some = known[known.count(1) >= 2]
+    return float(some.std(1, ddof=1).mean()) if len(some) else math.nan

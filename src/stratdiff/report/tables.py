@@ -84,13 +84,14 @@ def _names(run: Run) -> list[Cell]:
 
 def scores(runs: Runs) -> Table:
     """Before → after, for each task and variant."""
-    columns = [*_RUN, "seeds", "data", "before", "after", "last quarter", "over base", "regret"]
+    columns = [*_RUN, "seeds", "data", "before", "lowest", "after", "last quarter", "spread"]
+    columns += ["over base", "regret"]
     rows = []
     for run in runs:
-        means = [bootstrap(mean, [x]) for x in (run.before, run.after, run.late)]
-        own = [*means, over_base(run, runs), bootstrap(mean, [run.regret])]
+        means = [bootstrap(mean, [x]) for x in (run.before, run.lowest, run.after, run.late)]
+        own = [*means, Estimate(run.spread), over_base(run, runs), bootstrap(mean, [run.regret])]
         rows.append([*_names(run), len(run.seeds), Estimate(run.data_score), *own])
-    return Table("scores", columns, rows, [0, 0, 0, 0, 1, 1, 1, 1, 1, 3])
+    return Table("scores", columns, rows, [0, 0, 0, 0, *[1] * 7, 3])
 
 
 def aggregate(found: Found) -> Table:
@@ -131,11 +132,11 @@ def seeds(runs: Runs) -> Table:
     """Every single number."""
     rows: list[list[Cell]] = []
     for run in runs:
-        each = (run.before, run.after, run.late, run.regret)
+        each = (run.before, run.lowest, run.after, run.late, run.regret)
         for seed, *values in zip(run.seeds, *each, strict=True):
             rows.append([*_names(run), seed, *(Estimate(float(v)) for v in values)])
-    columns = [*_RUN, "seed", "before", "after", "last quarter", "regret"]
-    return Table("seeds", columns, rows, [0, 0, 0, 0, 1, 1, 1, 3])
+    columns = [*_RUN, "seed", "before", "lowest", "after", "last quarter", "regret"]
+    return Table("seeds", columns, rows, [0, 0, 0, 0, 1, 1, 1, 1, 3])
 
 
 def diagnostics(runs: Runs) -> Table:
