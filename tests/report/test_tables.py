@@ -1,5 +1,6 @@
 """What the tables say, and their CSV and Markdown forms."""
 
+import pytest
 from synthetic import write_run
 
 from stratdiff.report import comparison, results, tables
@@ -50,6 +51,12 @@ def test_controls_are_compared_on_every_task_then_over_all(tmp_path):
     ]
     over = {(row[2], row[0]): row[4] for row in table.rows}
     assert isinstance(over["guided", "a"], Estimate) and over["guided", "a"].has_interval
+    # The lowest scores have the same rows; the difference from the random split, worked by hand.
+    falls = tables.falls(found, runs)
+    assert [(row[2], row[0]) for row in falls.rows] == rows
+    online = {r.variant: r.evaluations["online"]["score"][1:] for r in runs if r.task == "a"}
+    less = online["guided"].min(0) - online["random"].min(0)
+    assert falls.rows[2][4][0] == pytest.approx(less.mean())
 
 
 def test_scores_are_called_by_their_titles(tmp_path):

@@ -143,13 +143,13 @@ def aggregates(block: Block, runs: Runs) -> list[Aggregate]:
     return out
 
 
-def over_control(own: Runs, runs: Runs, kind: str) -> Estimate:
-    """Regret of a variant's runs, one a task, minus that of one of `CONTROLS`, paired by seed.
+def over_control(own: Runs, runs: Runs, kind: str, values: str = "regret") -> Estimate:
+    """`values` of a variant's runs, one a task, minus those of one of `CONTROLS`, paired by seed.
 
     Nothing to estimate where a task has no such control, or the variant is the control.
     """
     pairs = [(run, other) for run in own if (other := reference(run, runs, kind))]
-    differences = [paired_difference(*pair, "regret") for pair in pairs]
+    differences = [paired_difference(*pair, values) for pair in pairs]
     return bootstrap(mean, differences if len(pairs) == len(own) else [])
 
 

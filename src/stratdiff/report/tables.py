@@ -12,7 +12,7 @@ from stratdiff.report.comparison import CONTROLS, Block, Found, over_base, over_
 from stratdiff.report.runs import Run, Runs, by_task, clean, phases, title
 from stratdiff.report.statistics import Estimate, bootstrap, finite_mean, mean
 
-NAMES = ("scores", "aggregate", "controls", "seeds", "diagnostics", "cost", "runs")
+NAMES = ("scores", "aggregate", "controls", "falls", "seeds", "diagnostics", "cost", "runs")
 
 Cell = str | int | Estimate
 
@@ -109,6 +109,15 @@ def controls(found: Found, runs: Runs) -> Table:
 
     For each task, then over the tasks of each block.
     """
+    return _over_controls("controls", "regret", 3, found, runs)
+
+
+def falls(found: Found, runs: Runs) -> Table:
+    """Likewise the lowest score online: how far an agent falls."""
+    return _over_controls("falls", "lowest", 1, found, runs)
+
+
+def _over_controls(name: str, values: str, digits: int, found: Found, runs: Runs) -> Table:
     blocks = [
         Block(base, (task,), {run.variant: [run] for run in group})
         for (base, task), group in by_task(runs).items()
@@ -118,14 +127,14 @@ def controls(found: Found, runs: Runs) -> Table:
     bases = [block.base for block in blocks]
     for b in sorted(blocks, key=lambda block: bases.index(block.base)):
         over = {
-            name: [over_control(own, runs, kind) for kind in CONTROLS]
-            for name, own in b.variants.items()
+            variant: [over_control(own, runs, kind, values) for kind in CONTROLS]
+            for variant, own in b.variants.items()
         }
         if any(e.has_value for estimates in over.values() for e in estimates[1:]):
             tasks = ", ".join(b.tasks)
-            rows += [[tasks, title(b.base), name, *e] for name, e in over.items()]
+            rows += [[tasks, title(b.base), variant, *e] for variant, e in over.items()]
     columns = ["tasks", "base", "variant", *(f"over {c}" for c in CONTROLS)]
-    return Table("controls", columns, rows, [0, 0, 0, *[3] * len(CONTROLS)])
+    return Table(name, columns, rows, [0, 0, 0, *[digits] * len(CONTROLS)])
 
 
 def seeds(runs: Runs) -> Table:
