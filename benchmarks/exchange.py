@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from stratdiff.options import NoOptions
 from stratdiff.scores.guided import Guided, GuidedOptions, guided_alignment
 from stratdiff.scores.origin import Origin
 from stratdiff.scores.support import support_alignment
@@ -93,7 +92,7 @@ def all_scores(
 
 def rules(name: str) -> dict[str, Any]:
     """The split rules of a score."""
-    score = Guided(GuidedOptions(), 1, DIM) if name == "guided" else Origin(NoOptions(), 1, DIM)
+    score = Guided(GuidedOptions(), 1, DIM) if name == "guided" else Origin(Origin.options(), 1, DIM)
     found = {f"K={odds:g}": Exchange(ExchangeOptions(odds), score) for odds in ODDS}
     return {"ratio": Ratio(RatioOptions(0.5), score)} | found
 

@@ -106,6 +106,8 @@ BASES = ("iql", "calql", "sac", "rebrac")
 
 def chosen(option):
     """The choice that has an option: `--base calql` for `calql.alpha`."""
+    if option == "origin_flips":
+        return {"score": "origin"}
     base = option.split(".")[0]
     return {"base": base, "score": "none" if base == "sac" else "guided"} if base in BASES else {}
 
@@ -416,6 +418,7 @@ OUT_OF_RANGE = [
     ("online_warmup", 0),
     ("eval_episodes", -1),
     ("checkpoint_seconds", -1.0),
+    ("origin_flips", 1.5),
     ("behaviour.support_actions", 1),
     ("behaviour.solver_steps", 0),
     ("behaviour.widths", (8,)),

@@ -197,7 +197,7 @@ def test_without_a_score_there_is_nothing_to_split_by():
 
 # Exchange
 
-ORIGIN = Origin(NoOptions(), 3, 2)
+ORIGIN = Origin(Origin.options(), 3, 2)
 
 
 def exchange(odds, score=ORIGIN):

@@ -244,7 +244,9 @@ class Config(RunOptions):
         kind = split_class(self.split, self.score)
         # Without use for a score none is trained; the origin is for free.
         name = self.score if kind.uses_scores(self.splitting) else "origin"
-        score = SCORES.find(name)(self.scoring, obs_dim, action_dim)  # type: ignore[call-arg]
+        scores = SCORES.find(name)
+        options = self.scoring if name == self.score else scores.options()
+        score = scores(options, obs_dim, action_dim)  # type: ignore[call-arg]
         return StratDiff(
             agent,
             score,

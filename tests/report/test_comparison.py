@@ -121,6 +121,7 @@ def test_regret_over_controls(tmp_path):
         "plain": {"score": "none"},
         "origin": {"score": "origin"},
         "no conservative row": {"score": "origin", "rho": 0.0},
+        "flips": {"score": "origin", "origin_flips": 0.2},
         "guided": {"gain": 25},
     }
     for task in ("a", "b"):
@@ -140,6 +141,7 @@ def test_regret_over_controls(tmp_path):
         ("origin", {"origin", "random"}),
         ("no conservative row", {"all plain", "random"}),
         ("guided", {"random"}),
+        ("flips", {"random"}),  # no control, and compared with them
     ):
         pairs = zip(comparison.CONTROLS, found[name], strict=True)
         assert {c for c, e in pairs if not e.has_value} == missing

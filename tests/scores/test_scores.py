@@ -8,6 +8,7 @@ from scored import AGENT, BATCH, make_batch
 
 from stratdiff.scores import SCORES, Score
 from stratdiff.scores.none import NoScore
+from stratdiff.scores.origin import Origin
 from stratdiff.scores.random import Random
 
 
@@ -34,6 +35,24 @@ def test_without_a_score_all_rows_are_alike():
     score = NoScore(NoScore.options(), 3, 2)
     found = score.score((), AGENT, make_batch(()), jax.random.key(0))
     np.testing.assert_array_equal(found, np.zeros(BATCH))
+
+
+def test_origins_are_flipped_by_chance_as_often_as_asked():
+    batch = make_batch(())
+    keys = jax.random.split(jax.random.key(0), 5000)
+
+    def scores(flips):
+        score = Origin(Origin.options(flips), 3, 2)
+        return np.asarray(jax.vmap(lambda key: score.score((), AGENT, batch, key))(keys))
+
+    origin = np.asarray(batch.online, float)
+    assert {*origin} == {0.0, 1.0}
+    np.testing.assert_array_equal(scores(0.0), np.tile(origin, (5000, 1)))
+    np.testing.assert_array_equal(scores(1.0), np.tile(1 - origin, (5000, 1)))
+    flipped = scores(0.3) != origin
+    # Each row as often, standard error 0.0065, and rows independently of each other.
+    np.testing.assert_allclose(flipped.mean(0), 0.3, atol=0.03)
+    np.testing.assert_allclose(np.cov(flipped.T), 0.21 * np.eye(BATCH), atol=0.02)
 
 
 def test_random_scores_are_uniform_and_new_at_every_update():

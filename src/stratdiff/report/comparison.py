@@ -28,6 +28,8 @@ def control(run: Run) -> str:
         return "base"
     if run.config.get("split") == "ratio" and run.config.get("rho") == 0:
         return "all plain"
+    if run.config.get("origin_flips"):
+        return ""  # one of its own: not by origin, and not by chance alone
     return run.score if run.score in CONTROLS else ""
 
 
