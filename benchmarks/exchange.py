@@ -92,7 +92,9 @@ def all_scores(
 
 def rules(name: str) -> dict[str, Any]:
     """The split rules of a score."""
-    score = Guided(GuidedOptions(), 1, DIM) if name == "guided" else Origin(Origin.options(), 1, DIM)
+    score = (
+        Guided(GuidedOptions(), 1, DIM) if name == "guided" else Origin(Origin.options(), 1, DIM)
+    )
     found = {f"K={odds:g}": Exchange(ExchangeOptions(odds), score) for odds in ODDS}
     return {"ratio": Ratio(RatioOptions(0.5), score)} | found
 
