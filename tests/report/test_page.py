@@ -103,6 +103,8 @@ def test_the_table_of_scores_is_that_of_the_runs(runs, made):
         np.mean(both), rel=1e-4
     )
     assert aggregate["IQL", "stratdiff"]["tasks"] == "hopper-medium-v2, walker2d-medium"
+    less = float(aggregate["IQL", "stratdiff"]["regret over base"])
+    assert f"Regret over plain: {less:.3f} [" in (made / "index.html").read_text()
 
 
 def test_the_page_names_what_was_left_out(made):

@@ -52,7 +52,7 @@ def short_rows(runs: Runs) -> list[list[str]]:
     plain fine-tuning.
     """
     rows = []
-    for *names, _, data, before, _, after, late, _, over, regret in tables.scores(runs).texts():
+    for *names, _, data, before, _, after, late, over, regret in tables.scores(runs).texts():
         task, base, variant = names
         means = (cell.partition(" [")[0] for cell in (before, after, late, regret))
         rows.append([task, base, data, variant, *means, over])

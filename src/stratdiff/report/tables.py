@@ -84,14 +84,14 @@ def _names(run: Run) -> list[Cell]:
 
 def scores(runs: Runs) -> Table:
     """Before → after, for each task and variant."""
-    columns = [*_RUN, "seeds", "data", "before", "lowest", "after", "last quarter", "spread"]
-    columns += ["over base", "regret"]
+    columns = [*_RUN, "seeds", "data", "before", "lowest", "after", "last quarter", "over base"]
+    columns += ["regret"]
     rows = []
     for run in runs:
         means = [bootstrap(mean, [x]) for x in (run.before, run.lowest, run.after, run.late)]
-        own = [*means, Estimate(run.spread), over_base(run, runs), bootstrap(mean, [run.regret])]
+        own = [*means, over_base(run, runs), bootstrap(mean, [run.regret])]
         rows.append([*_names(run), len(run.seeds), Estimate(run.data_score), *own])
-    return Table("scores", columns, rows, [0, 0, 0, 0, *[1] * 7, 3])
+    return Table("scores", columns, rows, [0, 0, 0, 0, *[1] * 6, 3])
 
 
 def aggregate(found: Found) -> Table:
@@ -150,14 +150,15 @@ def seeds(runs: Runs) -> Table:
 
 def diagnostics(runs: Runs) -> Table:
     """Means over the online phase."""
-    columns = [*_RUN, "exchange fraction", "alignment AUC", "threshold", "mean Q"]
+    columns = [*_RUN, "exchange fraction", "alignment AUC", "threshold", "mean Q", "spread"]
     rows = []
     for run in runs:
         found = {key: run.diagnostics[key] for key in DIAGNOSTICS if key in run.diagnostics}
         means = {k: bootstrap(mean, [finite_mean(v, axis=0)]) for k, v in found.items()}
         if found:
-            rows.append([*_names(run), *(means.get(key, Estimate()) for key in DIAGNOSTICS)])
-    return Table("diagnostics", columns, rows, [0, 0, 0, 3, 3, 2, 1])
+            known = [means.get(key, Estimate()) for key in DIAGNOSTICS]
+            rows.append([*_names(run), *known, Estimate(run.spread)])
+    return Table("diagnostics", columns, rows, [0, 0, 0, 3, 3, 2, 1, 1])
 
 
 def cost(runs: Runs) -> Table:
