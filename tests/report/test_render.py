@@ -47,10 +47,15 @@ def test_the_main_result_in_a_sentence(tmp_path, after, verdict):
     (block,) = comparison.blocks(runs)
     (a,) = [a for a in comparison.aggregates(block, runs) if a.variant == "guided"]
     over, better = tables.shown(a.over_base, 1), tables.shown(a.improvement, 2)
-    assert (
+    said = (
         f"<li>guided ends {over} points over plain IQL on halfcheetah-medium-replay: {verdict} "
-        f"Probability of improvement: {better}.</li>"
-    ) in page(runs)
+        f"Probability of improvement: {better}."
+    )
+    less = tables.shown(a.regret_over_base, 3)
+    assert f"{said} Regret over plain: {less}; below 0 is better. </li>" in page(runs)
+    # Scores that are not normalised have no regret.
+    unknown = [dataclasses.replace(r, normalized=False) for r in runs]
+    assert f"{said} </li>" in page(unknown)
 
 
 def test_without_a_plain_base_there_is_no_main_result(tmp_path):
