@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 import pointmass
 
+from stratdiff import files
 from stratdiff.sinks.jsonl import read_metrics
 from stratdiff.sinks.progress import Reporter
 from stratdiff.training.evaluate import episode_seed
@@ -58,8 +59,12 @@ def summary(directory):
 
 
 def copy(run, to):
-    """A copy of a run, given by its result or its directory."""
-    shutil.copytree(getattr(run, "directory", run), to)
+    """A copy of a run, given by its result or its directory.
+
+    Without the lock, which another test may hold at the moment.
+    """
+    locks = shutil.ignore_patterns(files.LOCK)
+    shutil.copytree(getattr(run, "directory", run), to, ignore=locks)
     return to
 
 
