@@ -133,15 +133,16 @@ def test_regret_over_controls(tmp_path):
         name: [comparison.over_control(own[name], runs, kind) for kind in comparison.CONTROLS]
         for name in kinds
     }
-    pairs = zip(own["guided"], own["no conservative row"], strict=True)
-    less = [a.regret - b.regret for a, b in pairs]
-    assert found["guided"][comparison.CONTROLS.index("all plain")] == bootstrap(mean, less)
+    for kind, name in (("all plain", "no conservative row"), ("flips", "flips")):
+        pairs = zip(own["guided"], own[name], strict=True)
+        less = [a.regret - b.regret for a, b in pairs]
+        assert found["guided"][comparison.CONTROLS.index(kind)] == bootstrap(mean, less)
     for name, missing in (
         ("plain", {"base", "random"}),
         ("origin", {"origin", "random"}),
         ("no conservative row", {"all plain", "random"}),
         ("guided", {"random"}),
-        ("flips", {"random"}),  # no control, and compared with them
+        ("flips", {"flips", "random"}),
     ):
         pairs = zip(comparison.CONTROLS, found[name], strict=True)
         assert {c for c, e in pairs if not e.has_value} == missing

@@ -17,9 +17,9 @@ _BOOKKEEPING = {"log_interval", "eval_interval", "offline_eval_interval", "eval_
 _BOOKKEEPING |= {"checkpoint_seconds", "save_policies"}
 
 
-CONTROLS = ("base", "random", "origin", "all plain")
+CONTROLS = ("base", "random", "origin", "all plain", "flips")
 """What a score has to beat, as none of them needs a model: no split, one by chance, one by where a
-row came from, and no conservative row at all."""
+row came from, no conservative row at all, and the origin with rows that change sides by chance."""
 
 
 def control(run: Run) -> str:
@@ -29,7 +29,7 @@ def control(run: Run) -> str:
     if run.config.get("split") == "ratio" and run.config.get("rho") == 0:
         return "all plain"
     if run.config.get("origin_flips"):
-        return ""  # one of its own: not by origin, and not by chance alone
+        return "flips"
     return run.score if run.score in CONTROLS else ""
 
 
