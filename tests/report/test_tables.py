@@ -1,5 +1,8 @@
 """What the tables say, and their CSV and Markdown forms."""
 
+import json
+
+import numpy as np
 import pytest
 from synthetic import write_run
 
@@ -57,6 +60,24 @@ def test_controls_are_compared_on_every_task_then_over_all(tmp_path):
     online = {r.variant: r.evaluations["online"]["score"][1:] for r in runs if r.task == "a"}
     less = online["guided"].min(0) - online["random"].min(0)
     assert falls.rows[2][4][0] == pytest.approx(less.mean())
+
+
+def test_trends_are_those_of_the_first_and_the_last_quarter(tmp_path):
+    write_run(tmp_path / "plain", score="none")
+    write_run(tmp_path / "guided", log_points=40)
+    runs = results.read([str(tmp_path)])[0]
+    (row,) = tables.trends(runs).rows  # plain fine-tuning splits nothing
+    lines = (tmp_path / "guided" / "metrics.jsonl").read_text().splitlines()
+    logged = [r for r in map(json.loads, lines) if "alignment_auc" in r]
+    for key, cells in (("exchange_fraction", row[3:6]), ("alignment_auc", row[6:9])):
+        scored = [r for r in logged if None not in r["alignment_auc"]]  # not the warm-up
+        quarters = [
+            np.mean([r[key] for r in scored if low < r["step"] <= high], axis=0)
+            for low, high in ((0, 2500), (7500, 10_000))
+        ]
+        wanted = [*(q.mean() for q in quarters), (quarters[1] - quarters[0]).mean()]
+        np.testing.assert_allclose([cell.value for cell in cells], wanted, rtol=1e-4)
+        assert all(cell.has_interval for cell in cells)
 
 
 def test_scores_are_called_by_their_titles(tmp_path):

@@ -65,7 +65,7 @@ def _write(runs: Runs, left_out: Sequence[LeftOut], folder: Path) -> None:
     found = [(block, aggregates(block, runs)) for block in blocks(runs)]
     each = [tables.scores(runs), tables.aggregate(found), tables.controls(found, runs)]
     each += [tables.falls(found, runs), tables.seeds(runs), tables.diagnostics(runs)]
-    each += [tables.cost(runs), tables.configurations(runs)]
+    each += [tables.trends(runs), tables.cost(runs), tables.configurations(runs)]
     filled = [table for table in each if table.rows]
     drawn = figures.figures(runs, found)
     for name in ("figures", "tables"):

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from stratdiff.report.compact import DIAGNOSTICS
 from stratdiff.report.comparison import CONTROLS, Block, Found, over_base, over_control
 from stratdiff.report.runs import Run, Runs, by_task, clean, phases, title
 from stratdiff.report.statistics import Estimate, bootstrap, finite_mean, mean
 
-NAMES = ("scores", "aggregate", "controls", "falls", "seeds", "diagnostics", "cost", "runs")
+NAMES = ["scores", "aggregate", "controls", "falls", "seeds", "diagnostics", "trends"]
+NAMES += ["cost", "runs"]
 
 Cell = str | int | Estimate
 
@@ -159,6 +162,31 @@ def diagnostics(runs: Runs) -> Table:
             known = [means.get(key, Estimate()) for key in DIAGNOSTICS]
             rows.append([*_names(run), *known, Estimate(run.spread)])
     return Table("diagnostics", columns, rows, [0, 0, 0, 3, 3, 2, 1, 1])
+
+
+def trends(runs: Runs) -> Table:
+    """The exchange fraction and the AUC in the first and last quarter of the online phase.
+
+    The paper takes exchanges that do not fall as a sign of failure. Batches of one origin alone,
+    as in the warm-up, are left out: they have no AUC, and half of their rows change sides with
+    rho = 0.5 whatever the score. Differences are paired by seed.
+    """
+    watched = {"exchange_fraction": "exchange", "alignment_auc": "AUC"}
+    rows: list[list[Cell]] = []
+    for run in runs:
+        if not run.diagnostics.keys() >= watched.keys():
+            continue
+        share = run.diagnostics["step"] / max(run.diagnostics["step"])
+        both = np.isfinite(run.diagnostics["alignment_auc"])
+        row: list[Cell] = []
+        for key in watched:
+            values = np.where(both, run.diagnostics[key], np.nan)
+            first, last = (finite_mean(values[w], axis=0) for w in (share <= 0.25, share > 0.75))
+            row += [bootstrap(mean, [x]) for x in (first, last, last - first)]
+        rows.append([*_names(run), *row])
+    kinds = ("first quarter", "last quarter", "change")
+    columns = [*_RUN, *(f"{name} {kind}" for name in watched.values() for kind in kinds)]
+    return Table("trends", columns, rows, [0, 0, 0, *[3] * 6])
 
 
 def cost(runs: Runs) -> Table:
