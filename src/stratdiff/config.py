@@ -289,8 +289,10 @@ def make_config(preset: str = "paper", recipe: str = "", **options: Any) -> Conf
     return config_of(options, preset, recipe)
 
 
-def config_of(options: dict[str, Any], preset: str = "paper", recipe: str = "") -> Config:
-    """As `make_config`, for options from a file: what they name as `module:Class` needs trust."""
+def config_of(
+    options: dict[str, Any], preset: str = "paper", recipe: str = "", *, whole: bool = True
+) -> Config:
+    """As `make_config` for a file, whose `module:Class` needs trust; `whole`: nothing is to come."""
     options = translated(options)[0]
     protocol = options.pop("protocol", "stratdiff")
     if not recipe:
@@ -312,7 +314,7 @@ def config_of(options: dict[str, Any], preset: str = "paper", recipe: str = "") 
     own = {AGENTS.find(base).name: of_agent}
     for changes in (RECIPES[recipe], own, PRESETS[preset], of_protocol, options):
         override(table, changes)
-    return table_to_config(table, "the options given")
+    return table_to_config(table, "the options given", whole=whole)
 
 
 def read_config(path: str | Path) -> Config:
@@ -337,8 +339,8 @@ def _options_of_parts() -> dict[str, str]:
     return {option: " or ".join(parts) for option, parts in found.items()}
 
 
-def table_to_config(table: dict[str, Any], where: str) -> Config:
-    """The config of a nested table; `where` begins the sentence of an error.
+def table_to_config(table: dict[str, Any], where: str, *, whole: bool = True) -> Config:
+    """The config of a nested table; `where` begins an error's sentence, `whole` is `config_of`'s.
 
     Raises:
         UserError: an option is unknown or out of its range.
@@ -372,7 +374,8 @@ def table_to_config(table: dict[str, Any], where: str) -> Config:
             scoring=from_table(score.options, _only(table, groups[2])),
             splitting=from_table(split.options, _only(table, groups[3])),
         )
-        config.validate()
+        if whole:
+            config.validate()
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     return config

@@ -121,6 +121,20 @@ def test_defaults_are_those_of_the_preset_and_the_recipe_of_the_data(asked):
     )
 
 
+def test_options_that_contradict_the_defaults_count_only_as_a_whole(asked, capsys, tmp_path):
+    """WSRL's 5,000 frozen steps do not fit into the demo's online steps, but into those given."""
+    longer = ("--protocol", "wsrl", "--online-steps", "20000")
+    config = asked(*longer)[0]
+    assert (config.frozen_steps, config.online_steps, config.base) == (5000, 20_000, "calql")
+    assert asked("--protocol", "wsrl", "--frozen-steps", "500")[0].frozen_steps == 500
+    path = tmp_path / "config.json"
+    path.write_text(make_config("demo").to_json())
+    assert asked("--config", path, *longer)[0].frozen_steps == 5000
+    options_of(capsys, "--protocol", "wsrl")  # help needs no options that fit
+    said = "error: --frozen-steps is 5000; it must be below --online-steps, 5000.\n"
+    assert refused(capsys, "--protocol", "wsrl") == said
+
+
 def test_where_a_run_stands(asked):
     for args, name in (
         ([], r"runs/halfcheetah-medium-replay-iql-guided-\d{8}-\d{6}"),

@@ -92,7 +92,8 @@ def _parse(args: list[str]) -> tuple[_Start, Config]:
         if early.from_run:
             default = dataclasses.replace(default, from_run=early.from_run)
     else:
-        default = config_of(given, given.pop("preset", "demo"), given.pop("recipe", ""))
+        preset, recipe = given.pop("preset", "demo"), given.pop("recipe", "")
+        default = config_of(given, preset, recipe, whole=False)
     agent_name = default.agent_name
     parts: list[tuple[str, Any, Any]] = [
         ("start", _Start, dataclasses.field(default_factory=_Start)),
@@ -146,4 +147,4 @@ def _from_file(path: str, given: dict[str, str]) -> Config:
     if {"dataset", "env"} & changes.keys():  # the other one's own, in full
         defaults = ("env", "env_kwargs", "env_spec", "max_episode_steps")
         changes = {key: getattr(RunOptions, key) for key in defaults} | changes
-    return table_to_config(table | changes, f"config file {path!r}")
+    return table_to_config(table | changes, f"config file {path!r}", whole=not protocol)
