@@ -292,7 +292,7 @@ def make_config(preset: str = "paper", recipe: str = "", **options: Any) -> Conf
 def config_of(
     options: dict[str, Any], preset: str = "paper", recipe: str = "", *, whole: bool = True
 ) -> Config:
-    """As `make_config` for a file, whose `module:Class` needs trust; `whole`: nothing is to come."""
+    """As `make_config` for a file, whose `module:Class` needs trust; `whole`: none is to come."""
     options = translated(options)[0]
     protocol = options.pop("protocol", "stratdiff")
     if not recipe:

@@ -165,8 +165,9 @@ class Exchange(SplitRule):
         offline_like = jnp.where(online, odds < -needed, ~(odds > needed))
         rows, metrics = _by_side(score, online, offline_like)
         for i, origin in enumerate(("offline", "online")):
-            metrics[f"exchange_mean_{origin}"] = state.mean[i]
-            metrics[f"exchange_std_{origin}"] = jnp.sqrt(state.variance[i])
+            seen = jnp.where(state.weight[i] > 0, 1.0, jnp.nan)
+            metrics[f"exchange_mean_{origin}"] = seen * state.mean[i]
+            metrics[f"exchange_std_{origin}"] = seen * jnp.sqrt(state.variance[i])
         return state, rows, metrics | {"posterior_auc": auc(odds, online)}
 
 

@@ -29,6 +29,8 @@ from stratdiff.agents.rebrac import (
     squared_distance,
 )
 from stratdiff.data.batch import Transition
+from stratdiff.errors import UserError
+from stratdiff.options import check
 
 OBS, ACT, BATCH = 3, 2, 6
 CONFIG = ReBRACConfig(
@@ -197,6 +199,15 @@ def test_init_is_the_authors():
     assert state.actor.net.norms == []
     assert [norm.scale.shape for norm in state.critic.members.norms] == [(2, 256)] * 3
     np.testing.assert_allclose(np.exp(state.actor.log_std), 0.03, rtol=1e-6)
+
+
+def test_noise_is_that_of_the_options_in_a_state_from_another_run():
+    state = AGENT.init(KEY)
+    louder = ReBRAC(dataclasses.replace(CONFIG, exploration_noise=0.2), OBS, ACT)
+    np.testing.assert_allclose(np.exp(louder.policy(state).log_std), 0.2, rtol=1e-6)
+    for noise in (0.006, 8.0):
+        with pytest.raises(UserError, match=r"exploration-noise is .*; it must be between 0.007 a"):
+            check(dataclasses.replace(CONFIG, exploration_noise=noise), "rebrac.")
 
 
 def test_rewards_are_the_environments():

@@ -313,6 +313,20 @@ def test_episodes_of_a_collector_that_goes_on_at_the_goal():
     assert stops.tolist() == [2, 3, 6, 9] and returns.tolist() == [1, 1, 1, 1]
 
 
+def test_episodes_of_an_environment_that_ends_at_the_goal():
+    # Rows: 0 1T | 0 1T | 0 0 0L | 1T and the row that closes the file (T: terminal, L: limit)
+    rewards = np.array([0, 1, 0, 1, 0, 0, 0, 1, 0], np.float32)
+    arrays = {
+        "observations": np.arange(9, dtype=np.float32)[:, None],
+        "actions": np.zeros((9, 1), np.float32),
+        "rewards": rewards,
+        "terminals": rewards,
+        "timeouts": (np.arange(9) == 6).astype(np.float32),
+    }
+    stops, returns = from_arrays("own", arrays).episodes(sparse=True)
+    assert stops.tolist() == [1, 3, 6, 7] and returns.tolist() == [1, 1, 0, 1]
+
+
 def test_held_out_trajectories_are_whole_and_nothing_is_lost():
     """Three episodes: one ends, one is cut off at its time limit, one is cut off by the file."""
     n = 9

@@ -84,6 +84,24 @@ def test_sparse_returns_of_a_trajectory_that_fails(dataset):
     np.testing.assert_array_equal(dataset.rewards, [1, 2, 4, 0, 0, 1, 1])
 
 
+def test_a_row_that_was_added_for_its_state_has_no_reward():
+    """Reward r - 5 a step, worked by hand: row 3 is no step, and row 5 is one with a time limit."""
+    rewards = np.array([0, 10, 10, 0, 0, 0, 0], np.float32)
+    actions = np.where([True, True, True, False, True, True, True], 0.5, 0.0)
+    arrays = {
+        "observations": np.arange(7, dtype=np.float32)[:, None],
+        "actions": actions.astype(np.float32)[:, None],
+        "rewards": rewards,
+        "terminals": np.zeros(7, np.float32),
+        "timeouts": np.isin(np.arange(7), [3, 5]).astype(np.float32),
+    }
+    dataset = from_arrays("added", arrays)
+    np.testing.assert_array_equal(dataset.added, [3])
+    data = to_device(dataset, scale=1.0, shift=-5.0, discount=0.5, sparse=False)
+    expected = [-5 + 2.5 + 1.25, 5 + 2.5, 5, 0, -5 - 2.5, -5, -np.inf]
+    np.testing.assert_array_equal(data.mc_return, expected)
+
+
 def test_samples_are_uniform_transitions(dataset):
     data = to_device(dataset, 1.0, 0.0, 0.5, False)
     index = np.asarray(data.sample_index(jax.random.key(0), 10_000))

@@ -127,10 +127,25 @@ def test_understood(path, case):
     arrays, note = UNDERSTOOD[case]
     dataset = hdf5.read_logged(write(path, arrays))
     # The last row of all is the end of a trajectory that nothing marks where only the next
-    # observations tell.
-    assert_read(dataset, steps(make_episodes()), 4 if case == "next observations alone" else 5)
+    # observations tell, or where the next trajectory would start.
+    unmarked = case in ("next observations alone", "numbers", "starts")
+    assert_read(dataset, steps(make_episodes()), 4 if unmarked else 5)
     assert note in dataset.metadata.get("read", "")
     assert bool(note) == ("read" in dataset.metadata)
+
+
+@pytest.mark.parametrize(("lengths", "complete"), [((4, 4, 1), 2), ((4, 4, 4), 3), ((9,), 1)])
+def test_a_last_trajectory_that_the_file_may_cut_off(path, lengths, complete):
+    """A number says where the next trajectory starts, not where the last one ends."""
+    n = sum(lengths)
+    arrays = {
+        "observations": np.arange(n, dtype=np.float32)[:, None],
+        "actions": np.full((n, 1), 0.5, np.float32),
+        "rewards": np.ones(n, np.float32),
+        "terminals": np.zeros(n, bool),
+        "episode_id": np.repeat(np.arange(len(lengths)), lengths),
+    }
+    assert len(hdf5.read_logged(write(path, arrays)).episode_returns) == complete
 
 
 OTHER = np.roll(ARRAYS["timeouts"], 1)

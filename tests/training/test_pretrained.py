@@ -52,6 +52,20 @@ def test_a_run_from_another_starts_where_that_one_did(small_run, tiny, tmp_path)
     assert same_arrays(first.learned, second.learned)
 
 
+def test_a_run_goes_on_without_the_one_that_it_started_from(small_run, tiny, tmp_path):
+    runs.copy(small_run, tmp_path / "first")
+    config = tiny(from_run=str(tmp_path / "first"), save_policies=True)
+    started(config, tmp_path / "run", tmp_path)
+    shutil.rmtree(tmp_path / "first")
+    with (tmp_path / "said").open("w") as said:
+        result = stratdiff.resume(tmp_path / "run", reporter=Reporter(said))
+    assert "is no run directory" in (tmp_path / "said").read_text()
+    assert result.summary["parameters_sha256"] == small_run.summary["parameters_sha256"]
+    # A run that has taken nothing yet needs it.
+    with pytest.raises(UserError, match="is no run directory"):
+        stratdiff.train(config, tmp_path / "new")
+
+
 @pytest.mark.slow
 def test_other_online_options_and_seeds(small_run, tiny, tmp_path):
     """One pre-trained seed serves many; their online streams differ."""

@@ -31,6 +31,8 @@ def test_reward_units(tiny):
     locomotion = units_of(tiny(), dataset)
     assert locomotion.scale == pytest.approx(1000 / (max(returns) - min(returns)), rel=1e-5)
     assert units_of(tiny(reward_scale=2.5), dataset).scale == 2.5
+    with pytest.raises(UserError, match=r"--reward-scale is 2.5, and --recipe antmaze has its own"):
+        units_of(dataclasses.replace(tiny(reward_scale=2.5), recipe="antmaze"), dataset)
 
 
 def test_sizes_of_the_setup(tiny):

@@ -213,7 +213,7 @@ class CalQL(ActorCritic):
         n_target = c.sampled_actions if c.max_target_backup else 1
         next_action, _ = state.actor.sample_n(batch.next_obs, target_key, n_target)
         next_q = state.target_critic(batch.next_obs[:, None], next_action)
-        next_q = subset(next_q, c.target_critics, jax.random.fold_in(key, 0)).min(0).max(-1)
+        next_q = subset(next_q, c.target_critics, jax.random.fold_in(key, 5)).min(0).max(-1)
         target = td_target(batch.reward, c.discount, batch.terminal.astype(float), next_q)
 
         # Everything conservative is computed on these rows only.

@@ -8,7 +8,7 @@ critics' target that of the next action from the data's next action. Any other o
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import equinox as eqx
 import jax
@@ -29,7 +29,10 @@ from stratdiff.agents.base import (
 from stratdiff.agents.networks import CriticEnsemble, GaussianPolicy
 from stratdiff.data.batch import Transition
 from stratdiff.nn import MLP, apply_gradients, copy, in_common, init_optimizer
-from stratdiff.options import Count, NonNegative, OpenFraction, Positive, Rate, Widths
+from stratdiff.options import Count, NonNegative, OpenFraction, Positive, Rate, Rule, Widths
+
+# Within the bounds of `GaussianPolicy`'s deviation.
+Noise = Annotated[float, Rule(lambda x: 0.007 <= x <= 7, "between 0.007 and 7")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,7 @@ class ReBRACConfig:
     """Standard deviation of the noise on target actions."""
     noise_clip: NonNegative = 0.5
     """Bound on the noise on target actions."""
-    exploration_noise: Positive = 0.03
+    exploration_noise: Noise = 0.03
     """Standard deviation of the noise on online actions."""
 
 
@@ -151,6 +154,11 @@ class ReBRAC(ActorCritic):
         """The environment's own rewards, for sparse goals 100 r: what the authors' β₂ is for."""
         sparse = recipe == "antmaze"
         return RewardUnits(100.0, 0.0, 100.0) if sparse else RewardUnits(1.0, 0.0, 1 / scale)
+
+    def policy(self, state: ReBRACState) -> GaussianPolicy:
+        """The current policy, with this run's noise: the state may be taken from another run."""
+        log_std = jnp.full_like(state.actor.log_std, jnp.log(self.config.exploration_noise))
+        return eqx.tree_at(lambda actor: actor.log_std, state.actor, log_std)
 
     def init(self, key: PRNGKeyArray) -> ReBRACState:
         """A fresh state."""

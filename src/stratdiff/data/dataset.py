@@ -85,11 +85,11 @@ class Dataset:
         """(last rows, undiscounted returns) of the complete episodes, in order.
 
         D4RL's AntMaze collector goes on at the goal, where every row is a terminal. With `sparse`
-        an episode is one of the collector's, up to a time limit, if the set has any; it returns 1
-        if it has been at the goal, as one of the environment would.
+        an episode of such a set is one of the collector's, up to a time limit. It returns 1 if it
+        has been at the goal, as one of the environment would.
         """
         stops = np.flatnonzero(self.ends)
-        if sparse:
+        if sparse and (self.terminals[1:] & self.terminals[:-1]).any():
             # The rows that D4RL's rule drops are the time limits.
             limits = stops[~np.isin(stops, self.transitions)]
             stops = limits if len(limits) else stops
@@ -109,6 +109,13 @@ class Dataset:
             f"{len(self):,} transitions, {len(stops):,} complete trajectories{mean}"
             f"{f' (read {note})' if note else ''}"
         )
+
+    @functools.cached_property
+    def added(self) -> Int[np.ndarray, " n"]:
+        """Rows that only hold the state at which an episode was cut off: no step, all zeros."""
+        last = np.flatnonzero(self.ends & ~self.terminals)
+        last = last[~np.isin(last, self.transitions)]
+        return last[(self.actions[last] == 0).all(1) & (self.rewards[last] == 0)]
 
     @functools.cached_property
     def longest(self) -> int:

@@ -82,6 +82,7 @@ def to_device(
     rewards = aligned_empty(dataset.rewards.shape, np.float32)
     np.multiply(dataset.rewards, scale, out=rewards, dtype=np.float64, casting="same_kind")
     rewards += np.float32(shift)
+    rewards[dataset.added] = 0  # no step was made there, so nothing is added to a return
     mc_return = returns_to_go(
         rewards, dataset.ends, discount, sparse, dataset.rewards > 0 if sparse else None
     )

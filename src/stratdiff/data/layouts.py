@@ -232,7 +232,11 @@ class _Reading:
                     if len(ids) != self.rows:
                         self._refuse(f"{key!r} has {len(ids)} values for {self.rows} rows")
                     new = ids[1:] != ids[:-1]
-                yield key, np.append(new, True)
+                ends = np.append(new, True)
+                lengths = np.diff(np.flatnonzero(ends), prepend=-1)
+                # Nothing follows the last one: unless it is as long as any, it may be cut off.
+                ends[-1] = lengths[-1] == lengths.max()
+                yield key, ends
 
     def _merged(self, ends: np.ndarray | None, flags: np.ndarray, key: str) -> np.ndarray:
         if ends is None:

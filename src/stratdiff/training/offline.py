@@ -188,8 +188,8 @@ class OfflineRun(Run):
         paths = [folder / f"{phase.name}{f'-{i}' if i else ''}.npy" for i in range(len(wanted))]
         with self._turn(phase):
             found = load_arrays(paths, shapes)
-            source = self._open_source()
-            if found is None and source and (there := source.stored(phase)):
+            source = self._open_source() if found is None else None
+            if source and (there := source.stored(phase)):
                 found = load_arrays([there / path.name for path in paths], shapes)
             if found is not None:
                 self.stored = jax.tree.unflatten(structure, map(jnp.asarray, found))

@@ -32,7 +32,7 @@ def sample_batch(
     warm = state.replay.size >= setup.warmup
     if setup.offline_rows is None:
         share = len(data) / (len(data) + state.replay.size)
-        of_off = jax.random.uniform(jax.random.fold_in(online_key, 1), (size,)) < share
+        of_off = jax.random.uniform(jax.random.fold_in(online_key, 2), (size,)) < share
     else:
         first, last = setup.offline_rows
         progress = update / (setup.capacity * setup.utd)

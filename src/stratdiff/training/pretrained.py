@@ -1,6 +1,8 @@
 """Another run's pre-training, to start the online phase from: `stratdiff train --from RUN`."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +162,34 @@ class Pretrained:
         """The folder with what its score stored with D_off, if that is what this run would draw."""
         usable = self._fits(phase) and self._config.seeds == self._there.seeds
         return self.directory if usable else None
+
+
+class Source:
+    """The run that another one starts from, looked at when it is needed."""
+
+    def __init__(
+        self, config: Config, phases: tuple[Phase | StorePhase, ...], fingerprint: str
+    ) -> None:
+        """As `Pretrained`; without `config.from_run` there is none."""
+        self._make = functools.partial(Pretrained, config, phases, fingerprint)
+        self._found: Pretrained | None = None
+        self._lost = not config.from_run
+
+    def open(self, begun: bool, say: Callable[[str], None]) -> Pretrained | None:
+        """It, or None. A run that has `begun`, with its base agent, goes on where it is gone.
+
+        Raises:
+            UserError: as `Pretrained`, before that.
+        """
+        if self._found is None and not self._lost:
+            try:
+                self._found = self._make()
+            except UserError as error:
+                if not begun:
+                    raise
+                self._lost = True
+                say(f"warning: {error} What is missing of it is trained anew.")
+        return self._found
 
 
 def _of_seeds(value: object, order: Int[np.ndarray, " seeds"]) -> object:

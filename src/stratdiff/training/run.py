@@ -31,7 +31,7 @@ from stratdiff.tasks import physics_note, task_of
 from stratdiff.training import environments, memory
 from stratdiff.training.checkpoint import FOLDER, Checkpoints, Position
 from stratdiff.training.evaluate import Evaluator
-from stratdiff.training.pretrained import Pretrained
+from stratdiff.training.pretrained import Pretrained, Source
 from stratdiff.training.setup import check_data, check_goal_rewards, make_setup, reward_scale
 from stratdiff.training.shared import SharedPhases
 from stratdiff.training.state import Accumulator
@@ -138,7 +138,7 @@ class Run:
             self._shared = SharedPhases(
                 shared, self.config, self.phases, dataset.fingerprint, versions()
             )
-        self._source: Pretrained | None = None
+        self._source = Source(self.config, self.phases, dataset.fingerprint)
         new = not (self.directory / "config.json").exists()
         if new and (source := self._open_source()):
             # A part from outside may make its arrays with NumPy, and tell no shapes beforehand.
@@ -150,10 +150,8 @@ class Run:
         self._open()
 
     def _open_source(self) -> Pretrained | None:
-        """The run to start from, where there is one; it is looked at when it is needed."""
-        if self._source is None and self.config.from_run:
-            self._source = Pretrained(self.config, self.phases, self.dataset.fingerprint)
-        return self._source
+        """The run to start from, where there is one."""
+        return self._source.open(begun=self.position.total_steps > 0, say=self.reporter.say)
 
     def _show_data(self, done: int, total: int) -> None:
         self.reporter.begin("data", total)

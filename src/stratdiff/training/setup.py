@@ -16,10 +16,18 @@ def reward_scale(config: Config, dataset: Dataset) -> float:
     """The data's factor of the locomotion recipe: 1000 / (max - min episode return).
 
     Raises:
-        UserError: there are no two trajectories of different return to go by.
+        UserError: there are no two trajectories of different return to go by, or the recipe takes
+            no factor.
     """
-    if config.reward_scale > 0 or config.recipe == "antmaze":
-        return config.reward_scale or 1.0
+    if config.recipe == "antmaze":
+        if config.reward_scale > 0:
+            raise UserError(
+                f"--reward-scale is {config.reward_scale:g}, and --recipe antmaze has its own "
+                "rewards; leave it out, or give --recipe locomotion."
+            )
+        return 1.0
+    if config.reward_scale > 0:
+        return config.reward_scale
     returns = dataset.episode_returns
     spread = float(np.ptp(returns)) if len(returns) else 0.0
     if spread <= 0:

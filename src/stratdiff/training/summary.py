@@ -65,7 +65,7 @@ def summarize(
     scored = [r for r in records if "score" in r]
     pretrained = [r for r in scored if r["phase"] == "base" or r["step"] == 0]
     points = {"before": (pretrained or scored)[-1], "after": scored[-1]} if scored else {}
-    returns = dataset.episodes(sparse=task.recipe == "antmaze")[1]
+    returns = dataset.episodes(sparse=config.recipe == "antmaze")[1]
     return {
         "score": {
             when: {"per_seed": r["score"], "mean": finite([np.array(r["score"], float).mean()])[0]}
