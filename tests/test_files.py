@@ -134,10 +134,18 @@ def test_a_directory_that_stays_empty_goes_again_with_what_was_made_for_it(tmp_p
 
 
 def test_what_a_killed_process_left_half_written_goes(tmp_path):
-    (tmp_path / ".policy.safetensors.123").touch()
-    (tmp_path / ".hidden").touch()
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    own = {".hidden", ".notes.12", f".backup.{ended.pid}", ".policy.safetensors.partial-now"}
+    for name in (*own, f".policy.safetensors.partial-{ended.pid}"):
+        (tmp_path / name).touch()
     with lock_directory(tmp_path):
-        assert {path.name for path in tmp_path.iterdir()} == {".hidden", ".lock"}
+        assert {path.name for path in tmp_path.iterdir()} == own | {".lock"}
+    # What a living process writes stays.
+    with replacing(tmp_path / "kept") as partial:
+        partial.touch()
+        with lock_directory(tmp_path):
+            assert partial.exists()
 
 
 def test_a_start_that_fails_is_undone(tmp_path):

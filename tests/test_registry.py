@@ -36,6 +36,7 @@ def module(tmp_path, monkeypatch):
         )
     )
     (tmp_path / "broken_part.py").write_text("raise RuntimeError('no such device')\n")
+    (tmp_path / "this_part_exits.py").write_text("raise SystemExit(0)\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield "parts_of_mine"
     sys.modules.pop("parts_of_mine", None)
@@ -109,6 +110,7 @@ def test_what_cannot_be_imported(module, nobody_trusted):
     registry.trust("*")
     refused("no_module_of_that_name:Good", "could not be imported", "ModuleNotFoundError")
     refused("broken_part:Good", "could not be imported", "RuntimeError: no such device")
+    refused("this_part_exits:Good", "could not be imported", "SystemExit: 0")
     refused(f"{module}:Goood", "has no 'Goood'", "nearest: Good")
     refused(f"{module}:", "has no ''")
 

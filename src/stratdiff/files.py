@@ -27,6 +27,7 @@ LOCK = ".lock"
 MARK = ".compare.lock"
 """Whoever does an experiment's runs holds this file in the directory above them (`marking`)."""
 _SEAL = b"crc32:"
+_PARTIAL = ".partial-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -106,11 +107,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def partial_of(path: Path) -> Path:
     """Where this process writes what becomes `path`; what killed processes left there goes."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        number = left.name.rpartition(".")[2]
+    _clean(path.parent, f".{glob.escape(path.name)}")
+    return path.with_name(f".{path.name}{_PARTIAL}{os.getpid()}")
+
+
+def _clean(folder: Path, names: str) -> None:
+    """Remove what `replacing` left in processes that were killed, and nothing of anybody else."""
+    for left in folder.glob(f"{names}{_PARTIAL}*"):
+        number = left.name.rpartition(_PARTIAL)[2]
         if number.isdecimal() and not _is_alive(int(number)):
             _remove(left)
-    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def _is_alive(process: int) -> bool:
@@ -124,9 +130,9 @@ def _is_alive(process: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         path.unlink()
 
 
@@ -228,8 +234,7 @@ def lock_directory(directory: Path, wait: float = 0) -> Iterator[None]:
             f"output directory {str(directory)!r} cannot be made or read ({error.strerror}); give "
             "another --out."
         ) from error
-    for left in directory.glob(".*.[0-9]*"):  # by `replacing`, in a process that was killed
-        _remove(left)
+    _clean(directory, ".*")
     try:
         yield
     finally:

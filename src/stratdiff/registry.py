@@ -55,7 +55,7 @@ def import_name(name: str, option: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         found = importlib.import_module(module)
-    except Exception as error:  # whatever the module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise UserError(
             f"{option} is {name!r}, but module {module!r} could not be imported "
             f"({type(error).__name__}: {error}); check the name and that the module is on "

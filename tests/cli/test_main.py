@@ -8,6 +8,7 @@ import sys
 
 import h5py
 import numpy as np
+import pointmass
 import pytest
 import runs
 from commands import run
@@ -15,6 +16,7 @@ from commands import run
 import stratdiff
 from stratdiff import cli
 from stratdiff.cli import train
+from stratdiff.data import hdf5
 
 
 def test_usage(capsys):
@@ -51,6 +53,12 @@ def test_every_command_has_help(capsys, command):
         (["resume", "nowhere"], "'nowhere' is no run directory"),
         (["eval", "nowhere"], "'nowhere' is no run directory"),
         (["eval", "nowhere", "--episodes", "0"], "--episodes is 0"),
+        (["eval", "nowhere", "--seed", "-1"], "--seed is -1; it must be 0 or more"),
+        (["data", "make", "stratdiff/hopper-random", "--seed", "-1"], "--seed is -1"),
+        (["data", "make", "stratdiff/hopper-random", "--jobs", "0"], "--jobs is 0"),
+        (["data", "check", "nowhere.hdf5", "--rows", "0"], "--rows is 0; it must be 1 or more"),
+        (["show", "x" * 300], "cannot be used (File name too long); check the path"),
+        (["train", "--out", "x" * 300], "cannot be used (File name too long)"),
         (["compare", "nowhere.toml"], "'nowhere.toml' does not exist"),
     ],
 )
@@ -61,6 +69,27 @@ def test_mistakes(capsys, tmp_path, monkeypatch, args, expected):
     assert expected in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_may_not_be_read_is_one_sentence(capsys, monkeypatch):
+    """Whichever command asks for it; the tests' own user may read everything."""
+
+    def refuse(path, *rest, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.stat", refuse)
+    for command in (["show", "there"], ["resume", "there"], ["eval", "there"]):
+        code, _, err = run(capsys, *command)
+        assert code == 2 and err.count("\n") == 1, err
+        assert "there" in err and "(Permission denied); check the path and its permissions." in err
+
+
+def test_brackets_in_a_name_are_no_markup(capsys, tmp_path):
+    (tmp_path / "d[").mkdir()
+    path = tmp_path / "d[" / "old] s[bold].hdf5"
+    hdf5.write(path, pointmass.make_arrays(episodes=2), "pointmass:PointMass")
+    code, out, _ = run(capsys, "data", "info", path)
+    assert code == 0 and "s[bold]" in out
 
 
 def test_unknown_environment(capsys, tmp_path, monkeypatch):

@@ -292,6 +292,28 @@ def test_bad_data_are_refused(dataset, words):
             validate(dataset)
 
 
+@pytest.mark.parametrize(
+    ("key", "array"),
+    [
+        ("terminals", np.zeros((4, 1), bool)),
+        ("rewards", np.zeros(4, complex)),
+        ("observations", np.zeros(4, np.float32)),
+        ("actions", np.zeros((4, 0), np.float32)),
+        ("timeouts", None),
+        ("actions", [[0.0]] * 4),
+    ],
+)
+def test_arrays_of_another_shape_or_kind_are_refused(key, array):
+    arrays = {
+        "observations": np.zeros((4, 2), np.float32),
+        "actions": np.zeros((4, 1), np.float32),
+        "rewards": np.zeros(4, np.float32),
+        "terminals": np.zeros(4, bool),
+    }
+    with pytest.raises(UserError, match=f"'own': '{key}' has values of .* is needed"):
+        from_arrays("own", arrays | {key: array})
+
+
 def test_episodes_of_a_collector_that_goes_on_at_the_goal():
     # Rows: 0 0 1t 1t | 0 0 1T | 0 0 | 1t 0 (t: terminal, T: terminal and time limit, |: time limit)
     rewards = np.array([0, 0, 1, 1, 0, 0, 1, 0, 0, 1, 0], np.float32)

@@ -78,6 +78,15 @@ def test_the_base_in_front_of_a_variant_s_name_is_dropped(tmp_path):
             "expected a name, got None",
         ),
         (lambda d: _swap(d, '"score"', '"method"', "config.json"), "not of a run's form"),
+        (lambda d: _swap(d, '"utd": 1', '"utd": [1]', "config.json"), "steps, UTD and episodes"),
+        (
+            lambda d: _swap(d, '"eval_episodes": 20', '"eval_episodes": "20"', "config.json"),
+            "steps, UTD and episodes must be whole numbers",
+        ),
+        (
+            lambda d: _swap(d, '"env": "HalfCheetah-v4"', '"env": ["a"]', "config.json"),
+            "env and fingerprint must be text",
+        ),
     ],
 )
 def test_what_is_broken_is_named_and_left_out(tmp_path, breaking, reason):

@@ -122,6 +122,15 @@ def _command(given: list[str]) -> int:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if not isinstance(error.filename, str | bytes | os.PathLike):
+            raise
+        if "--debug" in given:
+            traceback.print_exc()
+        where = os.fsdecode(error.filename).encode(errors="backslashreplace").decode()
+        said = f"{where!r} cannot be used ({error.strerror}); check the path and its permissions."
+        print(f"error: {said}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as error:
         again = "`stratdiff resume DIR`" if args[0] in ("train", "resume") else "the same command"
         print(f"\ninterrupted; {again} goes on from what was saved last.", file=sys.stderr)

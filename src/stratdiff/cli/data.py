@@ -13,6 +13,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from stratdiff import registry
+from stratdiff.cli.parsing import at_least
 from stratdiff.data import hdf5, sources
 from stratdiff.data.dataset import Dataset, transition_rows
 from stratdiff.data.made import store
@@ -68,9 +69,9 @@ def _list(word: Positional[str] = "") -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for entry in entries:
         table.add_row(*_line(entry))
-    console = Console()
+    console = Console(markup=False)
     # A pipe has no width: nothing is folded for the next program.
-    console = console if console.is_terminal else Console(width=140)
+    console = console if console.is_terminal else Console(width=140, markup=False)
     console.print(table, highlight=False)
 
 
@@ -121,11 +122,13 @@ def _make(
         seed: Seed of all randomness.
         jobs: Processes; None: one a core. The data do not depend on it.
     """
+    for option, value, least in (("--seed", seed, 0), ("--jobs", jobs, 1)):
+        at_least(option, value, least)
     with _bar("rows") as bar:
         path = store.make(name, size, seed, bar, jobs)
     use = name if path == store.cached(name) else path
     text = f"{path}\nstratdiff train --dataset {use}"
-    Console().print(text, highlight=False, soft_wrap=True)
+    Console(markup=False).print(text, highlight=False, soft_wrap=True)
 
 
 def _load(name: str, env: str) -> Dataset:
@@ -156,7 +159,7 @@ def _info(
     if json:
         print(dumps(info.to_dict(found), indent=2))
     else:
-        Console().print(info.table(found))
+        Console(markup=False).print(info.table(found))
     if plot:
         from stratdiff.data.tools import plot as picture  # it loads Matplotlib
 
@@ -176,6 +179,7 @@ def _check(
     """
     from stratdiff.data.tools import check, verdict  # they load the simulator
 
+    at_least("--rows", rows, 1)
     source, entry = sources.locate(file)
     if not source.keeps_hdf5:
         raise UserError(
@@ -185,7 +189,7 @@ def _check(
         _load(file, env)
     path = source.local(entry)
     assert path is not None
-    Console().print(verdict.table(check.check(path, env or entry.env_id or "", rows)))
+    Console(markup=False).print(verdict.table(check.check(path, env or entry.env_id or "", rows)))
 
 
 def _convert(

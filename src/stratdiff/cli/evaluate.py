@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stratdiff import hub, process
-from stratdiff.cli.parsing import Trust, parse
-from stratdiff.errors import UserError
+from stratdiff.cli.parsing import Trust, at_least, parse
 from stratdiff.policy import Policy
 from stratdiff.sinks.progress import number
 from stratdiff.tasks import episode_seed
@@ -34,8 +33,8 @@ class _Eval(Trust):
 def main(args: list[str]) -> int:
     """Evaluate a run's newest policies."""
     parsed = parse(_Eval, args, "eval")
-    if parsed.episodes < 1:
-        raise UserError(f"--episodes is {parsed.episodes}; it must be 1 or more.")
+    at_least("--episodes", parsed.episodes, 1)
+    at_least("--seed", parsed.seed, 0)
     if parsed.video:
         check_name(Path(parsed.video))
     directory = hub.local(parsed.directory)
@@ -45,7 +44,7 @@ def main(args: list[str]) -> int:
         table.add_column(column, justify="right")
     for row in zip(*(found[k] for k in ("seeds", "score", "score_std", "return")), strict=True):
         table.add_row(str(row[0]), *map(number, row[1:]))
-    Console().print(table)
+    Console(markup=False).print(table)
     if parsed.video:
         config = run_config(directory)
         seed = config.seeds[0] if parsed.seed is None else parsed.seed

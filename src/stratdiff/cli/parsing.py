@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stratdiff import registry
+from stratdiff.errors import UserError
 from stratdiff.sinks.progress import number
 
 
@@ -27,9 +28,19 @@ def parse(kind: Any, args: list[str], command: str, **options: Any) -> Any:
     return found
 
 
+def at_least(option: str, value: int | None, least: int) -> None:
+    """Refuse a smaller number; None is the default.
+
+    Raises:
+        UserError: it is smaller.
+    """
+    if value is not None and value < least:
+        raise UserError(f"{option} is {value}; it must be {least} or more.")
+
+
 def show_result(result: Any) -> int:
     """The small table at the end of a run."""
-    summary, console = result.summary, Console()
+    summary, console = result.summary, Console(markup=False)
     if summary["score"]:
         table = Table(title="normalised score" if summary["normalized"] else "return")
         for column in ("seed", "before", "after"):
@@ -45,6 +56,7 @@ def show_result(result: Any) -> int:
     if data["mean_score"] is not None:
         console.print(f"mean episode of the data: {data['mean_score']:.1f}", highlight=False)
     total = sum(summary["seconds"].values())
-    console.print(f"{total / 60:.1f} minutes; results in {result.directory}/", highlight=False)
+    said = f"{total / 60:.1f} minutes; results in {result.directory}/"
+    console.print(said, highlight=False)
     console.print("  curves.png  summary.json  metrics.jsonl  policy.safetensors  config.json")
     return 0

@@ -90,4 +90,4 @@ def _show(runs: list[Run]) -> None:
             table.add_column(column, justify="right", no_wrap=True, min_width=width)
         for row in group:
             table.add_row(*map(Text, row[3:]))
-        Console().print(table)
+        Console(markup=False).print(table)

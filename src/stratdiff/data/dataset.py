@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -292,6 +293,9 @@ def from_arrays(
             f"{where} has no array {missing[0]!r} (found: {some(arrays)}); "
             f"{', '.join(REQUIRED)} are needed."
         )
+    for key in (*REQUIRED, "timeouts"):
+        if key in arrays:
+            _check_shape(key, arrays[key], where)
     if len({len(array) for array in arrays.values()}) > 1:
         found = ", ".join(f"{key} {len(array)}" for key, array in arrays.items())
         raise UserError(
@@ -306,6 +310,17 @@ def from_arrays(
     dataset = Dataset(name, env_id, *steps, flags["terminals"], ends, transitions, metadata or {})
     validate(dataset, where)
     return dataset
+
+
+def _check_shape(key: str, array: Any, where: str) -> None:
+    wide = key in ("observations", "actions")
+    shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", type(array).__name__)
+    fits = isinstance(array, np.ndarray) and array.dtype.kind in "fiub" and array.ndim == 1 + wide
+    if not fits or 0 in array.shape[1:]:
+        raise UserError(
+            f"{where}: {key!r} has values of {dtype} and the shape {shape}; a NumPy array of "
+            f"numbers with the shape ({'rows, size' if wide else 'rows,'}) is needed."
+        )
 
 
 def validate(dataset: Dataset, where: str = "") -> None:

@@ -80,6 +80,10 @@ def from_compact(data: dict[str, Any]) -> Run:
         _expect(_of_type([*about[key].values()], int, float), f"{key} must be numbers")
     mean_score = about["dataset"].get("mean_score")
     _expect(_of_type([mean_score], int, float, type(None)), "mean_score must be a number")
+    numbers = [config.get(key) for key in ("offline_steps", "online_steps", "utd", "eval_episodes")]
+    _expect(_of_type(numbers, int, type(None)), "steps, UTD and episodes must be whole numbers")
+    words = [config.get("env"), about["dataset"].get("fingerprint")]
+    _expect(_of_type(words, str, type(None)), "env and fingerprint must be text")
     known = [k for k in (*DIAGNOSTICS, *_FANS, *_SPREADS) if k in diagnostics]
     n = len(seeds)
     return Run(

@@ -64,7 +64,7 @@ class Board:
         self._done: list[tuple[str, str]] = []
         self._took: list[float] = []
         self._said = time.monotonic()
-        console = Console(file=stream)
+        console = Console(file=stream, markup=False)
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2)
         self._watched = console.is_terminal and not console.is_dumb_terminal
 

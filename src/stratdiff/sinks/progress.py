@@ -67,14 +67,14 @@ class Reporter:
         self._start = self._said = time.monotonic()
         if not self.quiet and self._is_terminal():
             self._progress = Progress(
-                TextColumn("{task.description:<10}"),
+                TextColumn("{task.description:<10}", markup=False),
                 BarColumn(),
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
                 _Rate(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=Console(file=self._stream),
+                TextColumn("{task.fields[note]}", markup=False),
+                console=Console(file=self._stream, markup=False),
             )
             self._progress.add_task(name, total=total, completed=done, note="")
             with contextlib.suppress(OSError, ValueError):
