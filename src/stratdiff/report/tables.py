@@ -182,9 +182,10 @@ def trends(runs: Runs) -> Table:
         for key in watched:
             values = np.where(both, run.diagnostics[key], np.nan)
             first, last = (finite_mean(values[w], axis=0) for w in (share <= 0.25, share > 0.75))
-            row += [bootstrap(mean, [x]) for x in (first, last, last - first)]
+            change = bootstrap(mean, [last - first])
+            row += [*(Estimate(bootstrap(mean, [x]).value) for x in (first, last)), change]
         rows.append([*_names(run), *row])
-    kinds = ("first quarter", "last quarter", "change")
+    kinds = ("first", "last", "change")
     columns = [*_RUN, *(f"{name} {kind}" for name in watched.values() for kind in kinds)]
     return Table("trends", columns, rows, [0, 0, 0, *[3] * 6])
 
