@@ -84,6 +84,19 @@ def test_a_path_that_may_not_be_read_is_one_sentence(capsys, monkeypatch):
         assert "there" in err and "(Permission denied); check the path and its permissions." in err
 
 
+def test_names_that_are_no_text_are_refused(capsys, tmp_path, monkeypatch):
+    """They could not be written into a run's JSON files and read again."""
+    for args in (["train", "--dataset", "\udcff.hdf5"], ["show", "runs/\udcfe"]):
+        code, _, err = run(capsys, *args)
+        assert code == 2 and "is no UTF-8 text; rename the file or folder." in err
+        assert err.isascii() and err.count("\n") == 1
+    folder = tmp_path / "d\udcfe"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    code, _, err = run(capsys, "train", "--online-steps", "0")
+    assert code == 2 and "\\xfe' is no UTF-8 text" in err and not any(folder.iterdir())
+
+
 def test_brackets_in_a_name_are_no_markup(capsys, tmp_path):
     (tmp_path / "d[").mkdir()
     path = tmp_path / "d[" / "old] s[bold].hdf5"

@@ -1,6 +1,7 @@
 """The `stratdiff` command: one file a command, imported when it is called."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -96,7 +97,18 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
+def _not_text(words: list[str]) -> str | None:
+    """The first word, or the folder itself, that is no UTF-8: no run could name it in its files."""
+    with contextlib.suppress(OSError):  # a folder that is gone
+        words = [*words, str(Path.cwd())]
+    return next((w for w in words if w != w.encode(errors="replace").decode()), None)
+
+
 def _command(given: list[str]) -> int:
+    if (word := _not_text(given)) is not None:
+        shown = os.fsencode(word).decode(errors="backslashreplace")
+        print(f"error: '{shown}' is no UTF-8 text; rename the file or folder.", file=sys.stderr)
+        return 2
     args = _use_mirrors([_expanded(word) for word in given if word != "--debug"])
     if not args:
         from stratdiff.cli.start import advice
