@@ -30,6 +30,7 @@ ROW = {name: number for number, names in enumerate(ROWS) for name in names}
 ENVIRONMENT = re.compile(
     r"Hopper|HalfCheetah|Walker2d|AntMaze|(hopper|halfcheetah|walker2d|antmaze)-"
 )
+MARKUP = re.compile(r"\bConsole\((?!.*markup=False)")
 FILES = sorted(path.relative_to(SRC) for path in SRC.rglob("*.py"))
 
 
@@ -96,6 +97,12 @@ def test_one_file_knows_the_cpu():
         found = [path for path in FILES if word in source(path)]
         assert set(found) <= {Path("cpu.py")}, word
     assert "default_backend" in source("cpu.py")
+
+
+def test_no_console_reads_markup():
+    """Names from outside may hold brackets, which Rich takes for markup, or fails at."""
+    consoles = [path for path in FILES if re.search(r"\bConsole\(", source(path))]
+    assert len(consoles) > 4 and not [path for path in consoles if MARKUP.search(source(path))]
 
 
 def test_nothing_imports_fcntl():

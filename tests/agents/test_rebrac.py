@@ -205,6 +205,9 @@ def test_noise_is_that_of_the_options_in_a_state_from_another_run():
     state = AGENT.init(KEY)
     louder = ReBRAC(dataclasses.replace(CONFIG, exploration_noise=0.2), OBS, ACT)
     np.testing.assert_allclose(np.exp(louder.policy(state).log_std), 0.2, rtol=1e-6)
+    lead = jax.tree.map(lambda x: x[None], state)
+    exported = louder.export(lead, np.zeros(OBS), np.ones(OBS), {})
+    np.testing.assert_allclose(np.exp(exported.log_std), 0.2, rtol=1e-6)
     for noise in (0.006, 8.0):
         with pytest.raises(UserError, match=r"exploration-noise is .*; it must be between 0.007 a"):
             check(dataclasses.replace(CONFIG, exploration_noise=noise), "rebrac.")

@@ -95,6 +95,7 @@ def test_names_that_are_no_text_are_refused(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     code, _, err = run(capsys, "train", "--online-steps", "0")
     assert code == 2 and "\\xfe' is no UTF-8 text" in err and not any(folder.iterdir())
+    assert run(capsys, "--version")[0] == 0  # which reads and writes nothing
 
 
 def test_brackets_in_a_name_are_no_markup(capsys, tmp_path):

@@ -148,6 +148,23 @@ def test_a_last_trajectory_that_the_file_may_cut_off(path, lengths, complete):
     assert len(hdf5.read_logged(write(path, arrays)).episode_returns) == complete
 
 
+NUMBERS = {"episode_id": np.repeat(np.arange(5), LENGTHS)}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complete"),
+    [
+        (NO_NEXT | NUMBERS, 5),  # timeouts
+        (UNMARKED | NUMBERS | {"dones": ENDS}, 5),
+        (renamed(UNMARKED, terminals="") | NUMBERS | {"dones": ENDS & ARRAYS["terminals"]}, 4),
+        (NO_NEXT | NUMBERS | {"timeouts": ARRAYS["timeouts"] & (np.arange(25) < 24)}, 4),
+    ],
+)
+def test_another_array_tells_how_the_last_of_numbered_trajectories_ends(path, arrays, complete):
+    dataset = hdf5.read_logged(write(path, arrays))
+    assert_read(dataset, steps(make_episodes()), complete)
+
+
 OTHER = np.roll(ARRAYS["timeouts"], 1)
 CONTRADICTORY = {
     "two time limits": (NO_NEXT | {"truncations": OTHER}, "--keys timeouts=timeouts"),

@@ -7,6 +7,7 @@ from scipy import stats
 from stratdiff.report.statistics import (
     bootstrap,
     curve,
+    early,
     improvement,
     iqm,
     late,
@@ -32,7 +33,10 @@ def test_last_quarter_by_hand():
     steps = np.array([0, 100, 300, 301, 350, 400])
     scores = np.array([[9.0, 1.0]] * 3 + [[1.0, np.nan], [2.0, 4.0], [6.0, np.nan]])
     np.testing.assert_allclose(late(steps, scores), [3.0, 4.0])  # 300 is no more than 3/4 of 400
-    assert np.isnan(late(np.zeros(0, int), np.zeros((0, 2)))).all()
+    values = np.array([[1.0], [3.0], [9.0], [9.0]])
+    np.testing.assert_allclose(early(np.array([1, 2, 3, 8]), values), [2.0])  # up to 1/4 of 8
+    for quarter in (early, late):
+        assert np.isnan(quarter(np.zeros(0, int), np.zeros((0, 2)))).all()
 
 
 def test_lowest_and_spread_by_hand():

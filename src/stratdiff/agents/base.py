@@ -212,7 +212,8 @@ class ActorCritic:
         about: dict[str, Any],
     ) -> Policy:
         """The NumPy policies of a state whose arrays have the seeds as leading axis."""
-        return numpy_policy(jax.tree.map(np.asarray, state.actor), obs_mean, obs_std, about)
+        policy = jax.tree.map(np.asarray, self.policy(state))
+        return numpy_policy(policy, obs_mean, obs_std, about)
 
 
 def conservative_rows(conservative: Conservative, batch: int) -> Bool[Array, " batch"]:

@@ -105,10 +105,6 @@ def _not_text(words: list[str]) -> str | None:
 
 
 def _command(given: list[str]) -> int:
-    if (word := _not_text(given)) is not None:
-        shown = os.fsencode(word).decode(errors="backslashreplace")
-        print(f"error: '{shown}' is no UTF-8 text; rename the file or folder.", file=sys.stderr)
-        return 2
     args = _use_mirrors([_expanded(word) for word in given if word != "--debug"])
     if not args:
         from stratdiff.cli.start import advice
@@ -126,6 +122,10 @@ def _command(given: list[str]) -> int:
             f"error: unknown command {args[0]!r}; use one of {', '.join(_COMMANDS)}.",
             file=sys.stderr,
         )
+        return 2
+    if (word := _not_text(given)) is not None:
+        shown = os.fsencode(word).decode(errors="backslashreplace")
+        print(f"error: '{shown}' is no UTF-8 text; rename the file or folder.", file=sys.stderr)
         return 2
     try:
         return importlib.import_module(f"stratdiff.cli.{_COMMANDS[args[0]]}").main(args[1:])

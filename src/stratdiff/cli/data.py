@@ -122,8 +122,8 @@ def _make(
         seed: Seed of all randomness.
         jobs: Processes; None: one a core. The data do not depend on it.
     """
-    for option, value, least in (("--seed", seed, 0), ("--jobs", jobs, 1)):
-        at_least(option, value, least)
+    at_least("--seed", seed, 0)
+    at_least("--jobs", jobs, 1)
     with _bar("rows") as bar:
         path = store.make(name, size, seed, bar, jobs)
     use = name if path == store.cached(name) else path

@@ -199,6 +199,11 @@ class _Reading:
         if ADDED in self.table and self._flag(ADDED).any():
             return terminals, None
         if ends is not None:
+            if self.names.get("ends") in (*_STARTS, *_IDS):
+                # Nothing follows the last one: if no other array tells, it is complete where it is
+                # as long as any.
+                lengths = np.diff(np.flatnonzero(ends), prepend=-1)
+                ends[-1] = lengths[-1] == lengths.max() if timeouts is None else timeouts[-1]
             implied = ends & ~terminals
             if timeouts is not None:
                 first, other = (self.names.get(role, role) for role in ("timeouts", "ends"))
@@ -232,11 +237,7 @@ class _Reading:
                     if len(ids) != self.rows:
                         self._refuse(f"{key!r} has {len(ids)} values for {self.rows} rows")
                     new = ids[1:] != ids[:-1]
-                ends = np.append(new, True)
-                lengths = np.diff(np.flatnonzero(ends), prepend=-1)
-                # Nothing follows the last one: unless it is as long as any, it may be cut off.
-                ends[-1] = lengths[-1] == lengths.max()
-                yield key, ends
+                yield key, np.append(new, True)
 
     def _merged(self, ends: np.ndarray | None, flags: np.ndarray, key: str) -> np.ndarray:
         if ends is None:
@@ -272,6 +273,7 @@ class _Reading:
         self._same(done, both, key, "terminals", ["terminals"])
         if timeouts is None:
             self.said.append(f"`{key}` as ends of trajectories")
+            self.names["ends"] = key
             return terminals, done
         return terminals, ends
 

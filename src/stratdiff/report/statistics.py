@@ -126,6 +126,14 @@ def late(
     return finite_mean(scores[chosen], axis=0)
 
 
+def early(
+    steps: Shaped[np.ndarray, " points"], values: Float[np.ndarray, "points seeds"]
+) -> Float[np.ndarray, " seeds"]:
+    """Mean over the first quarter of the environment steps; otherwise as `late`."""
+    chosen = np.asarray(steps) <= 0.25 * np.max(steps, initial=0)
+    return finite_mean(values[chosen], axis=0)
+
+
 def lowest(
     steps: Shaped[np.ndarray, " points"], scores: Float[np.ndarray, "points seeds"]
 ) -> Float[np.ndarray, " seeds"]:

@@ -12,7 +12,7 @@ import numpy as np
 from stratdiff.report.compact import DIAGNOSTICS
 from stratdiff.report.comparison import CONTROLS, Block, Found, over_base, over_control
 from stratdiff.report.runs import Run, Runs, by_task, clean, phases, title
-from stratdiff.report.statistics import Estimate, bootstrap, finite_mean, mean
+from stratdiff.report.statistics import Estimate, bootstrap, early, finite_mean, late, mean
 
 NAMES = ["scores", "aggregate", "controls", "falls", "seeds", "diagnostics", "trends"]
 NAMES += ["cost", "runs"]
@@ -176,12 +176,11 @@ def trends(runs: Runs) -> Table:
     for run in runs:
         if not run.diagnostics.keys() >= watched.keys():
             continue
-        share = run.diagnostics["step"] / max(run.diagnostics["step"])
-        both = np.isfinite(run.diagnostics["alignment_auc"])
+        steps, both = run.diagnostics["step"], np.isfinite(run.diagnostics["alignment_auc"])
         row: list[Cell] = []
         for key in watched:
             values = np.where(both, run.diagnostics[key], np.nan)
-            first, last = (finite_mean(values[w], axis=0) for w in (share <= 0.25, share > 0.75))
+            first, last = early(steps, values), late(steps, values)
             change = bootstrap(mean, [last - first])
             row += [*(Estimate(bootstrap(mean, [x]).value) for x in (first, last)), change]
         rows.append([*_names(run), *row])
